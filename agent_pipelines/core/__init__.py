@@ -1,0 +1,1 @@
+"""The words that every other room uses: plain data, pydantic and the standard library only."""

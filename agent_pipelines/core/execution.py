@@ -1,0 +1,120 @@
+"""One agent's work inside a run, and how it ends."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from agent_pipelines.core.errors import ErrorClass, Stage
+from agent_pipelines.core.event import Usage
+
+
+class Status(StrEnum):
+    """Where an execution stands."""
+
+    RUNNING = "running"
+    WAITING = "waiting"  # for a person or a remote agent; no process holds it
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"  # the gate said that there is nothing to do
+
+
+FINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.SKIPPED})
+"""States that an execution ends in; a failed or cancelled one can be resumed by re-executing its run."""
+
+TRANSITIONS: Mapping[Status, frozenset[Status]] = {
+    Status.RUNNING: frozenset({Status.WAITING, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.SKIPPED}),
+    Status.WAITING: frozenset({Status.RUNNING, Status.FAILED, Status.CANCELLED}),
+    Status.FAILED: frozenset({Status.RUNNING}),
+    Status.CANCELLED: frozenset({Status.RUNNING}),
+    Status.SUCCEEDED: frozenset(),
+    Status.SKIPPED: frozenset(),
+}
+"""The legal changes of state; the database refuses all others."""
+
+
+class Verdict(StrEnum):
+    """What became of a tick; every tick ends in exactly one."""
+
+    RAN = "ran"
+    DEDUPLICATED = "deduplicated"
+    SKIPPED = "skipped"
+    MISSED = "missed"
+    LAUNCH_FAILED = "launch_failed"
+
+
+class RunRef(BaseModel):
+    """The Dagster run that an execution is part of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    job: str | None = None
+    step: str | None = None
+    partition: str | None = None
+    parent_run_id: str | None = None
+    resumes: bool = False
+    """Whether the run re-executes its parent from failure, which resumes the parent's invocations."""
+
+
+class CheckResult(BaseModel):
+    """What a check found in a result. `score` lies between 0 and 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    passed: bool
+    blocking: bool = True
+    score: float | None = None
+    message: str | None = None
+
+
+class ExecutionResult(BaseModel):
+    """The outcome of one execution as its caller sees it; the ledger holds the whole record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    execution_id: str
+    status: Status
+    deduplicated_into: str | None = None
+    reason: str | None = None
+    text: str = ""
+    output: JsonValue = None
+    checks: tuple[CheckResult, ...] = ()
+    usage: Usage = Usage()
+    attempts: int = 0
+    duration_seconds: float = 0.0
+    agent: str | None = None
+    node: str | None = None
+    model: str | None = None
+    prompt_version: str | None = None
+    session_id: str | None = None
+    trace_id: str | None = None
+    error_class: ErrorClass | None = None
+    error_stage: Stage | None = None
+    error_message: str | None = None
+    trimmed: tuple[str, ...] = ()
+
+    def metadata(self) -> dict[str, Any]:
+        """The numbers and names of the result as a flat mapping; unknown ones are left out."""
+        pairs = {
+            "execution_id": self.execution_id,
+            "status": str(self.status),
+            "attempts": self.attempts,
+            "duration_seconds": round(self.duration_seconds, 3),
+            "input_tokens": self.usage.input_tokens,
+            "output_tokens": self.usage.output_tokens,
+            "total_tokens": self.usage.total_tokens,
+            "cost_usd": self.usage.cost_usd,
+            "agent": self.agent,
+            "node": self.node,
+            "model": self.model,
+            "prompt_version": self.prompt_version,
+            "session_id": self.session_id,
+            "trace_id": self.trace_id,
+            "deduplicated_into": self.deduplicated_into,
+            "reason": self.reason,
+        }
+        return {name: value for name, value in pairs.items() if value is not None}

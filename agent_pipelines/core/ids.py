@@ -1,0 +1,25 @@
+"""Sortable identifiers."""
+
+import os
+import threading
+import time
+
+_lock = threading.Lock()
+_last = 0
+
+
+def new_id() -> str:
+    """Return a new 128-bit identifier in UUIDv7 text form (RFC 9562, section 5.7).
+
+    Identifiers made by one process sort in the order in which they were made, also as text.
+    """
+    global _last
+    with _lock:
+        # 48 bits of milliseconds, then 12 bits of sub-millisecond fraction (RFC 9562, 6.2 method 3).
+        nanoseconds = time.time_ns()
+        stamp = (nanoseconds // 1_000_000 << 12) | (nanoseconds % 1_000_000 * 4096 // 1_000_000)
+        _last = stamp = max(stamp, _last + 1)
+    random = int.from_bytes(os.urandom(8), "big") & (2**62 - 1)
+    value = (stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | random
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

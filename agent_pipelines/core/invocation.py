@@ -1,0 +1,76 @@
+"""The frozen request of one execution."""
+
+import hashlib
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from agent_pipelines.core.clock import Microseconds
+from agent_pipelines.core.task import TaskKey, canonical_json
+
+
+class Origin(StrEnum):
+    """What asked for an execution."""
+
+    SCHEDULE = "schedule"  # cron, interval, at
+    EVENT = "event"
+    ASSET = "asset"  # an upstream asset was updated
+    AFTER = "after"  # another task's tick
+    ON_DEMAND = "on_demand"  # a person or a program asked
+    BACKFILL = "backfill"
+
+
+class Message(BaseModel):
+    """One message of a conversation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Invocation(BaseModel):
+    """What one execution is asked to do, fixed when it is admitted; the runner fills the last block when it composes.
+    `state` is what an earlier execution remembered, `upstream` the outputs of the dependencies by path.
+
+    `occurrence` is the due instant in microseconds, the event's id or the Dagster run's id: with task and trigger it
+    identifies the tick. `logical_at` is the instant that the work is about, `due_at` the one on the wall.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workspace: str = "default"
+    application: str = "default"
+    task: str
+    spec_hash: str
+    trigger: str
+    origin: Origin
+    occurrence: str
+    due_at: Microseconds
+    logical_at: Microseconds
+    item: str | None = None
+    variables: dict[str, JsonValue] = {}
+    event: dict[str, JsonValue] | None = None
+    actor: str = "system"
+
+    state: dict[str, JsonValue] = {}
+    upstream: dict[str, JsonValue] = {}
+    prompt_version: str | None = None
+    messages: tuple[Message, ...] = ()
+    parameters: dict[str, JsonValue] = {}
+    session_id: str | None = None
+    remote_session_id: str | None = None
+    output_schema: dict[str, JsonValue] | None = None
+    deadline_at: Microseconds | None = None
+
+    @property
+    def task_key(self) -> TaskKey:
+        """Workspace, application, name."""
+        return (self.workspace, self.application, self.task)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every try of the same work, on whatever run: SHA-256 in hexadecimal."""
+        parts = [self.workspace, self.application, self.task, self.trigger, self.occurrence, self.item]
+        return hashlib.sha256(canonical_json(parts).encode()).hexdigest()

@@ -1,0 +1,275 @@
+"""What shall be done, declared."""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+import jsonschema
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from agent_pipelines.core.duration import Duration
+from agent_pipelines.core.errors import ErrorClass
+from agent_pipelines.core.trigger import NAME_PATTERN, After, AssetUpdate, Trigger, trigger_name
+
+TaskKey = tuple[str, str, str]
+"""Workspace, application and name: what identifies a task everywhere."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SessionSpec(_Part):
+    """Which conversation the executions of a task belong to.
+
+    `fresh`: each execution its own; `task`: one for all executions of the task; `named`: one shared by name.
+    """
+
+    mode: Literal["named", "task", "fresh"] = Field(default="fresh", description="`named`, `task` or `fresh`.")
+    name: str | None = Field(default=None, description="Name of the session, with mode `named` only.", examples=["support-desk"])
+
+    @model_validator(mode="after")
+    def _name_with_named(self) -> "SessionSpec":
+        if (self.mode == "named") != (self.name is not None):
+            raise ValueError("`name` goes with mode `named`, and mode `named` needs it")
+        return self
+
+
+class WindowSpec(_Part):
+    """How much an agent is given to read, and what is left out first when it is too much."""
+
+    max_tokens: int = Field(default=16_000, ge=64, description="Upper bound of the composed prompt, in estimated tokens.")
+    keep: tuple[Literal["system", "prompt", "state", "history"], ...] = Field(
+        default=("system", "prompt", "state", "history"),
+        description="Parts by priority; the last ones are cut first, history from its oldest turn; `system` and `prompt` never.",
+    )
+
+
+class RetrySpec(_Part):
+    """When a failed attempt is followed by another."""
+
+    max_attempts: int = Field(default=3, ge=1, description="Attempts in all, the first included.")
+    delay: Duration = Field(default=Duration(1), description="Wait before the second attempt.", examples=["2s"])
+    factor: float = Field(default=2.0, ge=1, description="Growth of the wait from one attempt to the next.")
+    max_delay: Duration = Field(
+        default=Duration(60), description="Longest wait, unless the runtime asks for more.", examples=["5m"]
+    )
+    jitter: float = Field(default=0.1, ge=0, le=1, description="Share of the wait that is drawn at random, up and down.")
+    on: tuple[ErrorClass, ...] = Field(
+        default=(
+            ErrorClass.RATE_LIMIT,
+            ErrorClass.OVERLOADED,
+            ErrorClass.SERVER,
+            ErrorClass.CONNECTION,
+            ErrorClass.TIMEOUT,
+            ErrorClass.PROTOCOL,
+            ErrorClass.AGENT,
+            ErrorClass.OUTPUT,
+        ),
+        description="Error classes that are tried again.",
+    )
+    idempotent: bool = Field(
+        default=False,
+        description="Whether repeating a request whose outcome is unknown does no harm (`unknown_outcome`, `timeout`).",
+    )
+
+
+class TimeoutSpec(_Part):
+    """How long an execution may take."""
+
+    attempt: Duration = Field(default=Duration(300), description="Limit of one attempt.", examples=["5m"])
+    total: Duration = Field(default=Duration(1_800), description="Limit of all attempts and waits together.", examples=["30m"])
+
+
+class OutputSpec(_Part):
+    """What an execution must give back."""
+
+    format: Literal["text", "json"] = Field(default="text", description="`json` parses the answer; a schema implies it.")
+    schema_: dict[str, JsonValue] | None = Field(
+        default=None, alias="schema", description="JSON Schema that the answer must satisfy."
+    )
+    schema_file: str | None = Field(
+        default=None, description="File with the JSON Schema, beside the task.", examples=["schema.json"]
+    )
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the answer is parsed."""
+        return self.format == "json" or self.schema_ is not None
+
+    @field_validator("schema_")
+    @classmethod
+    def _valid_schema(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        if value is not None:
+            try:
+                schema_validator(value)
+            except jsonschema.SchemaError as error:
+                raise ValueError(f"not a JSON Schema at {error.json_path}: {error.message}") from None
+        return value
+
+
+def schema_validator(schema: dict[str, JsonValue]) -> Validator:
+    """Return a validator for a JSON Schema. Raises jsonschema.SchemaError if it is none."""
+    kind = validator_for(schema, default=jsonschema.Draft202012Validator)
+    kind.check_schema(schema)
+    return kind(schema)
+
+
+class CheckSpec(_Part):
+    """A test of an execution's result, written in Python; shown as a Dagster asset check."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="Name of the check.", examples=["totals_add_up"])
+    python: str = Field(
+        pattern=r"^[\w.]+:\w+$",
+        description="`module:function`; called with (output, invocation), returns a bool, a problem as text, or None.",
+        examples=["acme.checks:totals_add_up"],
+    )
+    blocking: bool = Field(
+        default=True, description="Whether a failure fails the execution and keeps downstream tasks from running."
+    )
+
+
+class Budget(_Part):
+    """What an execution may spend at most."""
+
+    tokens: int | None = Field(default=None, ge=1, description="Input plus output tokens.")
+    usd: float | None = Field(default=None, gt=0, description="Money, in US dollars.")
+
+
+class ServiceLevel(_Part):
+    """What the owner promises about a task."""
+
+    start_within: Duration | None = Field(default=None, description="Longest wait from due to start.", examples=["1m"])
+    finish_within: Duration | None = Field(default=None, description="Longest time from due to result.", examples=["30m"])
+
+
+class TaskSpec(BaseModel):
+    """What shall be done: the one declaration of a task, in YAML, in Python or registered at run time."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    spec_version: Literal[1] = Field(default=1, description="Version of this format.")
+    name: str = Field(pattern=NAME_PATTERN, description="Name of the task, unique in its application.", examples=["daily_digest"])
+    application: str = Field(
+        default="default", pattern=NAME_PATTERN, description="Application that the task belongs to; its asset group."
+    )
+    workspace: str = Field(default="default", pattern=NAME_PATTERN, description="Workspace that the application belongs to.")
+    intent: str = Field(min_length=1, description="What the task is for, in a sentence; shown wherever the task is.")
+    agent: str = Field(pattern=NAME_PATTERN, description="Name of a declared agent.", examples=["writer"])
+
+    prompt: str | None = Field(
+        default=None, description="What the agent is asked, a Jinja template; defaults to the file prompt.md beside the task."
+    )
+    system: str | None = Field(default=None, description="Standing instructions for the agent, a Jinja template.")
+    variables: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Context for the prompt: names and values it may use."
+    )
+    parameters: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Settings passed to the model.", examples=[{"temperature": 0.2}]
+    )
+    session: SessionSpec = Field(default=SessionSpec(), description="Which conversation executions belong to.")
+    window: WindowSpec = Field(default=WindowSpec(), description="Bound of the composed prompt.")
+
+    triggers: tuple[Annotated[Trigger, Field(discriminator="kind")], ...] = Field(
+        default=(), description="What makes the task due besides a launch on demand."
+    )
+    dependencies: tuple[str, ...] = Field(
+        default=(), description="Tasks (`application/task` or a name in this application) and assets whose results this one uses."
+    )
+    deduplicate_by: str | None = Field(
+        default=None,
+        description="Template of a key; a second execution with the key of one that runs or succeeded is deduplicated into it.",
+        examples=["{{ commit }}"],
+    )
+    gate: str | None = Field(
+        default=None,
+        pattern=r"^[\w.]+:\w+$",
+        description="`module:function` called with the invocation before any agent; a returned text skips the execution for that reason.",
+    )
+
+    output: OutputSpec = Field(default=OutputSpec(), description="What must come back.")
+    checks: tuple[CheckSpec, ...] = Field(default=(), description="Tests of the result.")
+    remember: tuple[str, ...] = Field(
+        default=(),
+        description="Output fields that become the task's state when an execution succeeds; the next reads `state.<field>`.",
+        examples=[["baseline"]],
+    )
+    emits: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Type of an event sent when the task succeeds, with its output.",
+        examples=["report.ready"],
+    )
+
+    timeout: TimeoutSpec = Field(default=TimeoutSpec(), description="Limits of time.")
+    retry: RetrySpec = Field(default=RetrySpec(), description="When an attempt is tried again.")
+    budget: Budget = Field(default=Budget(), description="Limits of tokens and money for one execution.")
+    cost_estimate: Budget = Field(default=Budget(), description="What one execution is expected to cost.")
+    service_level: ServiceLevel = Field(default=ServiceLevel(), description="What the owner promises.")
+    risk: Literal["low", "medium", "high"] = Field(
+        default="low", description="Risk class: what an execution can do to the world."
+    )
+    priority: int = Field(default=0, ge=-100, le=100, description="Dagster run priority; higher goes first.")
+    pool: str | None = Field(default=None, description="Dagster concurrency pool that executions of this task take a slot of.")
+
+    owners: tuple[str, ...] = Field(default=(), description="E-mail addresses or `team:name`.", examples=[["team:data"]])
+    tags: dict[str, str] = Field(default_factory=dict, description="Dagster tags of the asset and its runs.")
+    notifications: tuple[str, ...] = Field(default=(), description="Names of contacts to tell about failures.")
+
+    @property
+    def key(self) -> TaskKey:
+        """Workspace, application, name."""
+        return (self.workspace, self.application, self.name)
+
+    @property
+    def path(self) -> str:
+        """`application/name`, as people write it and as Dagster shows it."""
+        return f"{self.application}/{self.name}"
+
+    @property
+    def dependency_paths(self) -> tuple[str, ...]:
+        """The dependencies as paths; a bare name means this application."""
+        return tuple(self.resolve(path) for path in self.dependencies)
+
+    def resolve(self, path: str) -> str:
+        """Complete a reference to a task: a bare name means this application."""
+        return path if "/" in path else f"{self.application}/{path}"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TaskSpec":
+        seen: set[str] = set()
+        for trigger in self.triggers:
+            if trigger_name(trigger) in seen:
+                raise ValueError(f"triggers: two are named {trigger_name(trigger)!r}; give each a `name` of its own")
+            seen.add(trigger_name(trigger))
+            if isinstance(trigger, After) and self.resolve(trigger.task) == self.path:
+                raise ValueError(f"triggers: {trigger_name(trigger)!r} comes after the task itself; name another task")
+            if isinstance(trigger, AssetUpdate) and trigger.asset == self.path:
+                raise ValueError(f"triggers: {trigger_name(trigger)!r} waits for the task's own asset; name another one")
+        names = [check.name for check in self.checks]
+        if len(set(names)) != len(names):
+            raise ValueError("checks: two have the same name; give each its own")
+        if self.remember and not (self.output.is_json or self.output.schema_file):
+            raise ValueError("remember: only a JSON output has fields; declare `output: {format: json}`")
+        if self.timeout.attempt > self.timeout.total:
+            raise ValueError("timeout: `attempt` is longer than `total`; make it at most as long")
+        return self
+
+    def canonical(self) -> dict[str, Any]:
+        """The declaration as plain JSON with defaults filled in, for storage and hashing."""
+        names = set(TaskSpec.model_fields)
+        return json.loads(self.model_dump_json(by_alias=True, include=names))
+
+    @property
+    def spec_hash(self) -> str:
+        """SHA-256 of the canonical form, in hexadecimal."""
+        return hashlib.sha256(canonical_json(self.canonical()).encode()).hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """Write JSON in the one form that is hashed: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
