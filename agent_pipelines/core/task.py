@@ -188,7 +188,7 @@ class TaskSpec(BaseModel):
     gate: str | None = Field(
         default=None,
         pattern=r"^[\w.]+:\w+$",
-        description="`module:function` called with the invocation before any agent; a returned text skips the execution for that reason.",
+        description="`module:function` called with the invocation first; a returned text skips the execution for that reason.",
     )
 
     output: OutputSpec = Field(default=OutputSpec(), description="What must come back.")

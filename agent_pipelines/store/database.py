@@ -1,0 +1,210 @@
+"""The open database: connections, transactions, and one writer that commits in groups."""
+
+import asyncio
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+
+from agent_pipelines.core.errors import StorageError
+from agent_pipelines.core.secrets import redactor
+
+SCHEMA = "agent_pipelines"
+"""Schema of our tables on PostgreSQL; on SQLite they have a file of their own."""
+
+_GROUP = 256  # operations that share a commit at most
+
+Result = TypeVar("Result")
+Operation = Callable[[sa.Connection], Result]
+
+
+class Database:
+    """One database of the product. `write` and `read` are for coroutines, `transaction` and `reading` for plain code.
+
+    Raises StorageError if the database is locked, gone or damaged.
+    """
+
+    def __init__(self, url: str, *, busy_timeout: float = 30.0) -> None:
+        self.url = _driver_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._engine = _sqlite_engine(self.url, busy_timeout) if self.is_sqlite else _postgres_engine(self.url)
+        self._queue: queue.SimpleQueue[tuple[Operation[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._lock = threading.Lock()
+        _open_databases.add(self)
+
+    def __repr__(self) -> str:
+        return f"Database({self.url.render_as_string(hide_password=True)})"
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The SQLAlchemy engine, for migrations."""
+        return self._engine
+
+    @contextmanager
+    def transaction(self) -> Generator[sa.Connection]:
+        """A transaction that may write; committed at the end of the block, rolled back on an exception."""
+        with _translated(self), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Generator[sa.Connection]:
+        """A connection that only reads one consistent state."""
+        with _translated(self), self._engine.connect() as connection:
+            yield connection.execution_options(reading=True)
+
+    async def write(self, operation: Operation[Result]) -> Result:
+        """Run an operation in a group commit; returns when it is durable.
+
+        An operation that raises harms no other of its group. It must not touch the network.
+        """
+        return await asyncio.wrap_future(self.submit(operation))
+
+    async def read(self, operation: Operation[Result]) -> Result:
+        """Run a reading operation outside the event loop."""
+        return await asyncio.to_thread(self._read, operation)
+
+    def submit(self, operation: Operation[Result]) -> "Future[Result]":
+        """Hand an operation to the writer without waiting."""
+        future: Future[Result] = Future()
+        with self._lock:
+            if self._writer is None or not self._writer.is_alive():
+                self._writer = threading.Thread(target=self._write_groups, name="agent-pipelines-writer", daemon=True)
+                self._writer.start()
+            self._queue.put((operation, future))
+        return future
+
+    def close(self) -> None:
+        """Finish what was submitted and release all connections."""
+        with self._lock:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                self._queue.put(None)
+        if writer is not None:
+            writer.join()
+        self._engine.dispose()
+
+    def _read(self, operation: Operation[Result]) -> Result:
+        with self.reading() as connection:
+            return operation(connection)
+
+    def _write_groups(self) -> None:
+        while (first := self._queue.get()) is not None:
+            group = [first]
+            ending = False
+            with suppress(queue.Empty):
+                while len(group) < _GROUP:
+                    following = self._queue.get_nowait()
+                    if following is None:
+                        ending = True
+                        break
+                    group.append(following)
+            self._write_group(group)
+            if ending:
+                return
+
+    def _write_group(self, group: list[tuple[Operation[Any], Future[Any]]]) -> None:
+        outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
+        try:
+            with self.transaction() as connection:
+                for operation, future in group:
+                    try:
+                        with connection.begin_nested():
+                            outcomes.append((future, operation(connection), None))
+                    except exc.OperationalError:
+                        raise  # the connection is not to be trusted with the rest of the group
+                    except Exception as error:
+                        outcomes.append((future, None, error))
+        except BaseException as error:
+            outcomes = [(future, None, error) for _, future in group]
+        for future, result, error in outcomes:
+            if not future.set_running_or_notify_cancel():
+                continue
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+    def _after_fork(self) -> None:
+        # The child owns neither the writer thread nor the sockets; closing them here would close the parent's.
+        self._engine.dispose(close=False)
+        self._queue = queue.SimpleQueue()
+        self._writer = None
+        self._lock = threading.Lock()
+
+
+_open_databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    for database in list(_open_databases):
+        database._after_fork()  # pyright: ignore[reportPrivateUsage]
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _driver_url(url: str) -> sa.URL:
+    parsed = sa.make_url(url)
+    redactor.register(parsed.password)
+    if parsed.drivername in {"postgresql", "postgres"}:
+        return parsed.set(drivername="postgresql+psycopg2")
+    if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
+        raise StorageError(f"database URL: {parsed.get_backend_name()!r} is not supported; use sqlite or postgresql")
+    return parsed
+
+
+def _sqlite_engine(url: sa.URL, busy_timeout: float) -> sa.Engine:
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, connect_args={"timeout": busy_timeout, "check_same_thread": False})
+
+    def configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions of its own
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    def begin(connection: sa.Connection) -> None:
+        # IMMEDIATE takes the write lock at once: a lock upgrade in the middle would fail without waiting.
+        reading = connection.get_execution_options().get("reading", False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    event.listen(engine, "connect", configure)
+    event.listen(engine, "begin", begin)
+    return engine
+
+
+def _postgres_engine(url: sa.URL) -> sa.Engine:
+    return sa.create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=4,
+        max_overflow=8,
+        connect_args={"options": f"-csearch_path={SCHEMA}", "connect_timeout": 10, "application_name": "agent-pipelines"},
+    )
+
+
+@contextmanager
+def _translated(database: Database) -> Generator[None]:
+    try:
+        yield
+    except exc.OperationalError as error:
+        if "no such table" in str(error.orig):
+            raise StorageError(f"{database!r} has not been prepared: run `agent-pipelines migrate`") from error
+        raise StorageError(f"{database!r}: {redactor.text(str(error.orig)).strip()}") from error
+    except exc.ProgrammingError as error:
+        if "does not exist" in str(error.orig):
+            raise StorageError(f"{database!r} has not been prepared: run `agent-pipelines migrate`") from error
+        raise
+    except exc.DatabaseError as error:
+        if isinstance(error, exc.IntegrityError | exc.DataError):
+            raise
+        raise StorageError(f"{database!r}: {redactor.text(str(error.orig)).strip()}") from error

