@@ -41,9 +41,10 @@ class WindowSpec(_Part):
     """How much an agent is given to read, and what is left out first when it is too much."""
 
     max_tokens: int = Field(default=16_000, ge=64, description="Upper bound of the composed prompt, in estimated tokens.")
-    keep: tuple[Literal["system", "prompt", "state", "history"], ...] = Field(
-        default=("system", "prompt", "state", "history"),
-        description="Parts by priority; the last ones are cut first, history from its oldest turn; `system` and `prompt` never.",
+    keep: tuple[Literal["variables", "event", "state", "upstream", "history"], ...] = Field(
+        default=("variables", "event", "state", "upstream", "history"),
+        description="What fills the prompt, by priority: the last are cut first, history from its oldest turn. "
+        "`system` and the text of the prompt itself are never cut.",
     )
 
 

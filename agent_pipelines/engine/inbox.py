@@ -1,0 +1,95 @@
+"""Events that have arrived and may make tasks due."""
+
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, JsonValue
+from sqlalchemy.dialects import postgresql, sqlite
+
+from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.core.ids import new_id
+from agent_pipelines.core.task import TaskKey
+from agent_pipelines.store.tables import inbox, ticks
+
+
+class InboxEvent(BaseModel):
+    """One event as it was received."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    seq: int
+    id: str
+    workspace: str
+    type: str
+    source: str
+    key: str | None
+    payload: dict[str, JsonValue]
+    actor: str
+    received_at: Microseconds
+
+
+class Inbox:
+    """Writes and reads the events. All methods take part in the caller's transaction."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def put(
+        self,
+        connection: sa.Connection,
+        type: str,
+        payload: Mapping[str, JsonValue],
+        *,
+        workspace: str = "default",
+        source: str = "api",
+        key: str | None = None,
+        actor: str = "system",
+    ) -> tuple[str, bool]:
+        """Receive an event; returns its id and whether it is new.
+
+        `key` is the sender's own name of the event: a second one with the same source and key is the same event.
+        """
+        event_id = new_id()
+        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        row = {
+            "id": event_id,
+            "workspace": workspace,
+            "type": type,
+            "source": source,
+            "key": key,
+            "payload": dict(payload),
+            "actor": actor,
+            "received_at": self._clock.now(),
+        }
+        if connection.execute(insert(inbox).values(**row).on_conflict_do_nothing().returning(inbox.c.id)).first():
+            return event_id, True
+        known = sa.select(inbox.c.id).where(inbox.c.workspace == workspace, inbox.c.source == source, inbox.c.key == key)
+        return connection.execute(known).scalar_one(), False
+
+    def get(self, connection: sa.Connection, event_id: str) -> InboxEvent | None:
+        """An event by its id."""
+        row = connection.execute(sa.select(inbox).where(inbox.c.id == event_id)).mappings().first()
+        return None if row is None else InboxEvent.model_validate(row)
+
+    def unclaimed(
+        self, connection: sa.Connection, task: TaskKey, trigger: str, type: str, *, since: Microseconds, limit: int = 100
+    ) -> Sequence[InboxEvent]:
+        """Events of a type received since an instant that have no tick of this trigger yet, oldest first.
+
+        An anti-join, not a cursor: rows of concurrent writers become visible out of order, and a cursor would pass them by.
+        """
+        workspace, application, name = task
+        claimed = sa.exists().where(
+            ticks.c.workspace == workspace,
+            ticks.c.application == application,
+            ticks.c.task == name,
+            ticks.c.trigger == trigger,
+            ticks.c.occurrence == inbox.c.id,
+        )
+        query = (
+            sa.select(inbox)
+            .where(inbox.c.workspace == workspace, inbox.c.type == type, inbox.c.received_at >= since, ~claimed)
+            .order_by(inbox.c.received_at, inbox.c.seq)
+            .limit(limit)
+        )
+        return [InboxEvent.model_validate(row) for row in connection.execute(query).mappings()]

@@ -1,0 +1,47 @@
+"""What a Dagster run is told of the tick that it was launched for."""
+
+import json
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from agent_pipelines.core.clock import Microseconds
+from agent_pipelines.core.invocation import Origin
+
+PREFIX = "agent_pipelines/"
+
+
+class Launch(BaseModel):
+    """A request to run one task for one tick, carried to the run in its tags."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str
+    """`application/task`; a run may hold other tasks besides, to which the request does not apply."""
+    trigger: str
+    origin: Origin
+    occurrence: str
+    due_at: Microseconds
+    logical_at: Microseconds
+    actor: str = "system"
+    event_id: str | None = None
+    variables: dict[str, JsonValue] = {}
+    resume: bool = False
+    """Whether the run resumes the invocation of an earlier one, as after a failure."""
+
+    def tags(self) -> dict[str, str]:
+        """The request as run tags. `variables` is JSON; instants are microseconds."""
+        fields = self.model_dump(mode="json", exclude_defaults=True)
+        return {
+            f"{PREFIX}{name}": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for name, value in fields.items()
+        }
+
+    @classmethod
+    def from_tags(cls, tags: Mapping[str, str]) -> "Launch | None":
+        """Read the request back from a run's tags; None if the run was not launched for a tick."""
+        fields: dict[str, object] = {}
+        for name, field in cls.model_fields.items():
+            if (text := tags.get(f"{PREFIX}{name}")) is not None:
+                fields[name] = text if field.annotation in (str, Origin, str | None) else json.loads(text)
+        return cls.model_validate(fields) if "trigger" in fields else None

@@ -1,0 +1,162 @@
+"""The ledger of what was due: one row for each due instant or event of a trigger, one verdict for each row."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, JsonValue
+from sqlalchemy.dialects import postgresql, sqlite
+
+from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.core.execution import Verdict
+from agent_pipelines.core.ids import new_id
+from agent_pipelines.core.invocation import Origin
+from agent_pipelines.core.task import TaskKey
+from agent_pipelines.store.tables import ticks
+
+
+class Tick(BaseModel):
+    """One due instant or event of one trigger."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    seq: int
+    id: str
+    workspace: str
+    application: str
+    task: str
+    trigger: str
+    origin: Origin
+    occurrence: str
+    due_at: Microseconds
+    logical_at: Microseconds
+    actor: str
+    inputs: dict[str, JsonValue]
+    claimed_at: Microseconds
+    run_id: str | None
+    verdict: Verdict | None
+    reason: str | None
+    execution_id: str | None
+    decided_at: Microseconds | None
+
+    @property
+    def task_key(self) -> TaskKey:
+        """Workspace, application, name."""
+        return (self.workspace, self.application, self.task)
+
+
+class Ticks:
+    """Writes and reads the ticks. All methods take part in the caller's transaction."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def claim(
+        self,
+        connection: sa.Connection,
+        task: TaskKey,
+        trigger: str,
+        occurrence: str,
+        *,
+        origin: Origin,
+        due_at: Microseconds,
+        logical_at: Microseconds | None = None,
+        actor: str = "system",
+        inputs: Mapping[str, JsonValue] | None = None,
+        run_id: str | None = None,
+    ) -> tuple[Tick, bool]:
+        """Take a tick before anything is launched for it; returns it and whether this call was the first to claim it.
+
+        `inputs` says why it is due: the event, the upstream tick, the variables.
+        """
+        workspace, application, name = task
+        row: dict[str, Any] = {
+            "id": new_id(),
+            "workspace": workspace,
+            "application": application,
+            "task": name,
+            "trigger": trigger,
+            "origin": str(origin),
+            "occurrence": occurrence,
+            "due_at": due_at,
+            "logical_at": due_at if logical_at is None else logical_at,
+            "actor": actor,
+            "inputs": dict(inputs or {}),
+            "claimed_at": self._clock.now(),
+            "run_id": run_id,
+        }
+        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        claimed = connection.execute(insert(ticks).values(**row).on_conflict_do_nothing().returning(ticks.c.id)).first()
+        tick = self.find(connection, task, trigger, occurrence)
+        assert tick is not None
+        return tick, claimed is not None
+
+    def find(self, connection: sa.Connection, task: TaskKey, trigger: str, occurrence: str) -> Tick | None:
+        """The tick of an occurrence, None if it was never claimed."""
+        row = connection.execute(sa.select(ticks).where(_is(task, trigger, occurrence))).mappings().first()
+        return None if row is None else Tick.model_validate(row)
+
+    def decide(
+        self,
+        connection: sa.Connection,
+        task: TaskKey,
+        trigger: str,
+        occurrence: str,
+        verdict: Verdict,
+        *,
+        run_id: str | None = None,
+        execution_id: str | None = None,
+        reason: str | None = None,
+    ) -> bool:
+        """Give the verdict; False if there was one already, which stays."""
+        values = {"verdict": str(verdict), "reason": reason, "execution_id": execution_id, "decided_at": self._clock.now()}
+        if run_id is not None:
+            values["run_id"] = run_id
+        done = connection.execute(
+            ticks.update().where(_is(task, trigger, occurrence), ticks.c.verdict.is_(None)).values(**values)
+        )
+        return done.rowcount == 1
+
+    def open(self, connection: sa.Connection, *, claimed_before: Microseconds, limit: int = 500) -> Sequence[Tick]:
+        """Ticks without a verdict that were claimed before an instant, oldest first."""
+        query = sa.select(ticks).where(ticks.c.verdict.is_(None), ticks.c.claimed_at < claimed_before)
+        rows = connection.execute(query.order_by(ticks.c.claimed_at).limit(limit)).mappings()
+        return [Tick.model_validate(row) for row in rows]
+
+    def list(
+        self,
+        connection: sa.Connection,
+        *,
+        workspace: str = "default",
+        application: str | None = None,
+        task: str | None = None,
+        trigger: str | None = None,
+        due_from: Microseconds | None = None,
+        due_to: Microseconds | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> Sequence[Tick]:
+        """Ticks, newest first, a page at a time: `before` is the `seq` of the last one of the page before."""
+        query = sa.select(ticks).where(ticks.c.workspace == workspace)
+        for column, value in ((ticks.c.application, application), (ticks.c.task, task), (ticks.c.trigger, trigger)):
+            if value is not None:
+                query = query.where(column == value)
+        if due_from is not None:
+            query = query.where(ticks.c.due_at >= due_from)
+        if due_to is not None:
+            query = query.where(ticks.c.due_at < due_to)
+        if before is not None:
+            query = query.where(ticks.c.seq < before)
+        rows = connection.execute(query.order_by(ticks.c.seq.desc()).limit(limit)).mappings()
+        return [Tick.model_validate(row) for row in rows]
+
+
+def _is(task: TaskKey, trigger: str, occurrence: str) -> sa.ColumnElement[bool]:
+    workspace, application, name = task
+    return sa.and_(
+        ticks.c.workspace == workspace,
+        ticks.c.application == application,
+        ticks.c.task == name,
+        ticks.c.trigger == trigger,
+        ticks.c.occurrence == occurrence,
+    )

@@ -1,0 +1,91 @@
+"""Opens the database and hands out the nouns."""
+
+from functools import cached_property, lru_cache
+
+from agent_pipelines.context.composer import Composer
+from agent_pipelines.context.prompts import Prompts
+from agent_pipelines.context.sessions import Sessions
+from agent_pipelines.context.state import TaskState
+from agent_pipelines.core.clock import Clock, SystemClock
+from agent_pipelines.engine.inbox import Inbox
+from agent_pipelines.engine.ticks import Ticks
+from agent_pipelines.execution.runner import Runner
+from agent_pipelines.governance.audit import Audit
+from agent_pipelines.ledger.executions import Executions
+from agent_pipelines.ledger.journal import Journal
+from agent_pipelines.ledger.outbox import Outbox
+from agent_pipelines.ledger.spans import Spans
+from agent_pipelines.ledger.specs import TaskSpecs
+from agent_pipelines.store.database import Database
+from agent_pipelines.store.migration import migrate
+
+
+class Hub:
+    """Every noun of one deployment, over one database."""
+
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
+        self.database = database
+        self.clock = clock or SystemClock()
+
+    @cached_property
+    def audit(self) -> Audit:
+        return Audit(self.clock)
+
+    @cached_property
+    def specs(self) -> TaskSpecs:
+        return TaskSpecs(self.clock)
+
+    @cached_property
+    def executions(self) -> Executions:
+        return Executions(self.clock)
+
+    @cached_property
+    def journal(self) -> Journal:
+        return Journal()
+
+    @cached_property
+    def spans(self) -> Spans:
+        return Spans()
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        return Outbox(self.clock)
+
+    @cached_property
+    def ticks(self) -> Ticks:
+        return Ticks(self.clock)
+
+    @cached_property
+    def inbox(self) -> Inbox:
+        return Inbox(self.clock)
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        return Prompts(self.clock)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        return Sessions(self.clock)
+
+    @cached_property
+    def state(self) -> TaskState:
+        return TaskState(self.clock)
+
+    @cached_property
+    def composer(self) -> Composer:
+        return Composer(self.prompts, self.sessions, self.state)
+
+    @cached_property
+    def runner(self) -> Runner:
+        return Runner(self)
+
+
+@lru_cache(maxsize=8)
+def open_hub(url: str) -> Hub:
+    """The hub of a database URL, made once a process; its tables are brought up to date on the way.
+
+    Raises StorageError if the database cannot be used or is newer than this version.
+    """
+    database = Database(url)
+    migrate(database)
+    return Hub(database)
