@@ -46,7 +46,7 @@ class Runtime(ABC, Generic[ConfigT]):
 
     kind: ClassVar[str]
     config_type: ClassVar[type[RuntimeConfig]]
-    capabilities: ClassVar[Capabilities]
+    capabilities: Capabilities  # of the class; an instance narrows them by its settings
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
