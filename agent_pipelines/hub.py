@@ -12,10 +12,7 @@ from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.execution.runner import Runner
 from agent_pipelines.governance.audit import Audit
 from agent_pipelines.ledger.executions import Executions
-from agent_pipelines.ledger.journal import Journal
-from agent_pipelines.ledger.outbox import Outbox
-from agent_pipelines.ledger.spans import Spans
-from agent_pipelines.ledger.specs import TaskSpecs
+from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.store.database import Database
 from agent_pipelines.store.migration import migrate
 
@@ -32,24 +29,12 @@ class Hub:
         return Audit(self.clock)
 
     @cached_property
-    def specs(self) -> TaskSpecs:
-        return TaskSpecs(self.clock)
+    def ledger(self) -> Ledger:
+        return Ledger.of(self.clock)
 
-    @cached_property
+    @property
     def executions(self) -> Executions:
-        return Executions(self.clock)
-
-    @cached_property
-    def journal(self) -> Journal:
-        return Journal()
-
-    @cached_property
-    def spans(self) -> Spans:
-        return Spans()
-
-    @cached_property
-    def outbox(self) -> Outbox:
-        return Outbox(self.clock)
+        return self.ledger.executions
 
     @cached_property
     def ticks(self) -> Ticks:
@@ -77,7 +62,7 @@ class Hub:
 
     @cached_property
     def runner(self) -> Runner:
-        return Runner(self)
+        return Runner(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer)
 
 
 @lru_cache(maxsize=8)

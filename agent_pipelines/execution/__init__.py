@@ -1,0 +1,1 @@
+"""One execution from request to record: admit, compose, invoke, settle."""

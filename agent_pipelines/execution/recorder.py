@@ -1,0 +1,111 @@
+"""Turning the events of an attempt into journal entries and spans."""
+
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel
+
+from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.core.event import AgentEvent, Final, Handle, Reasoning, Text, ToolCall, ToolResult, Usage, UsageReport
+from agent_pipelines.ledger.journal import Entry, Journal
+from agent_pipelines.ledger.recordable import recordable, recordable_text
+from agent_pipelines.ledger.spans import Trace
+from agent_pipelines.store.database import Database
+
+_FLUSH = 4_096  # characters of text that make an entry of their own
+
+
+@dataclass
+class _Buffer:
+    kind: str = ""
+    text: str = ""
+
+
+@dataclass
+class Recorder:
+    """Writes what one attempt does to the journal, text in larger pieces, everything else at once."""
+
+    database: Database
+    journal: Journal
+    clock: Clock
+    trace: Trace
+    execution_id: str
+    attempt: int
+    span_id: str
+    seq: int
+    usage: Usage = field(default_factory=Usage)
+    model: str | None = None
+    handle: str | None = None
+    final: Final | None = None
+    _buffer: _Buffer = field(default_factory=_Buffer)
+    _calls: dict[str, tuple[ToolCall, Microseconds]] = field(default_factory=dict[str, tuple[ToolCall, Microseconds]])
+
+    async def record(self, event: AgentEvent) -> None:
+        """Record an event; returns when it is durable, or buffered if it is a piece of text."""
+        match event:
+            case Text() | Reasoning():
+                await self._text(event)
+                return
+            case UsageReport():
+                self.usage += event.usage
+                self.model = event.model or self.model
+            case ToolCall():
+                self._calls[event.id] = (event, self.clock.now())
+            case ToolResult():
+                self._tool_span(event)
+            case Handle():
+                self.handle = event.id
+            case Final():
+                self.model = event.model or self.model
+                self.final = event.model_copy(update={"text": recordable_text(event.text), "output": recordable(event.output)})
+            case _:
+                pass
+        entries = self._drain()
+        # The whole answer stands in the execution's row; the journal keeps how it ended.
+        body = event.model_dump(mode="json", exclude={"kind"} | ({"text", "output"} if isinstance(event, Final) else set()))
+        entries.append(self._entry(event.kind, body))
+        await self._append(entries)
+
+    async def finish(self) -> None:
+        """Record what is still buffered."""
+        await self._append(self._drain())
+
+    async def _text(self, event: Text | Reasoning) -> None:
+        entries: list[Entry] = []
+        if self._buffer.kind != event.kind:
+            entries = self._drain()
+            self._buffer = _Buffer(event.kind)
+        self._buffer.text += event.text
+        if len(self._buffer.text) >= _FLUSH:
+            # Cut between words: half of a secret would not be recognised.
+            entries += self._drain(max(self._buffer.text.rfind(" "), self._buffer.text.rfind("\n")) + 1)
+        await self._append(entries)
+
+    def _drain(self, cut: int | None = None) -> list[Entry]:
+        cut = len(self._buffer.text) if cut is None else cut
+        piece, self._buffer.text = self._buffer.text[:cut], self._buffer.text[cut:]
+        return [self._entry(self._buffer.kind, {"text": piece})] if piece else []
+
+    def _entry(self, kind: str, body: object) -> Entry:
+        self.seq += 1
+        recorded = recordable(body.model_dump(mode="json") if isinstance(body, BaseModel) else body)
+        assert isinstance(recorded, dict)
+        return Entry(seq=self.seq, attempt=self.attempt, at=self.clock.now(), kind=kind, body=recorded)
+
+    async def _append(self, entries: list[Entry]) -> None:
+        if entries:
+            await self.database.write(lambda connection: self.journal.append(connection, self.execution_id, entries))
+
+    def _tool_span(self, result: ToolResult) -> None:
+        call, started_at = self._calls.pop(result.id, (None, self.clock.now()))
+        self.trace.add(
+            f"execute_tool {result.name}",
+            started_at,
+            self.clock.now(),
+            parent_id=self.span_id,
+            error="tool_error" if result.is_error else None,
+            attributes={
+                "gen_ai.operation.name": "execute_tool",
+                "gen_ai.tool.name": call.name if call else result.name,
+                "gen_ai.tool.call.id": result.id,
+            },
+        )

@@ -1,0 +1,40 @@
+"""What an agent did, event by event."""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from agent_pipelines.core.clock import Microseconds
+from agent_pipelines.store.tables import events
+
+
+class Entry(BaseModel):
+    """One event of one attempt; `seq` counts within the execution, from 1."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    seq: int
+    attempt: int
+    at: Microseconds
+    kind: str
+    body: dict[str, JsonValue]
+
+
+class Journal:
+    """Writes and reads the events of executions. All methods take part in the caller's transaction."""
+
+    def append(self, connection: sa.Connection, execution_id: str, entries: Sequence[Entry]) -> None:
+        """Add entries; the caller numbers them, going on from `last_seq`."""
+        if entries:
+            connection.execute(events.insert(), [{"execution_id": execution_id, **entry.model_dump()} for entry in entries])
+
+    def last_seq(self, connection: sa.Connection, execution_id: str) -> int:
+        """The number of the newest entry, 0 if there is none."""
+        query = sa.select(sa.func.max(events.c.seq)).where(events.c.execution_id == execution_id)
+        return connection.execute(query).scalar() or 0
+
+    def read(self, connection: sa.Connection, execution_id: str, *, after: int = 0, limit: int = 1_000) -> Sequence[Entry]:
+        """Entries after a number, in order."""
+        query = sa.select(events).where(events.c.execution_id == execution_id, events.c.seq > after)
+        return [Entry.model_validate(row) for row in connection.execute(query.order_by(events.c.seq).limit(limit)).mappings()]

@@ -1,0 +1,26 @@
+"""The nouns of the record, together."""
+
+from dataclasses import dataclass
+
+from agent_pipelines.core.clock import Clock
+from agent_pipelines.ledger.executions import Executions
+from agent_pipelines.ledger.journal import Journal
+from agent_pipelines.ledger.outbox import Outbox
+from agent_pipelines.ledger.spans import Spans
+from agent_pipelines.ledger.specs import TaskSpecs
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What happened, for those who need more than one noun of it. It has no methods: each noun has its own."""
+
+    specs: TaskSpecs
+    executions: Executions
+    journal: Journal
+    spans: Spans
+    outbox: Outbox
+
+    @classmethod
+    def of(cls, clock: Clock) -> "Ledger":
+        """The nouns over one clock."""
+        return cls(TaskSpecs(clock), Executions(clock), Journal(), Spans(), Outbox(clock))

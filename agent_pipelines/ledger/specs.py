@@ -1,0 +1,45 @@
+"""The specifications that tasks ran with, by the hash of their content."""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from agent_pipelines.core.clock import Clock
+from agent_pipelines.core.task import TaskKey, TaskSpec
+from agent_pipelines.store.tables import task_specs
+
+
+class TaskSpecs:
+    """Writes and reads specifications. All methods take part in the caller's transaction."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def put(self, connection: sa.Connection, spec: TaskSpec) -> str:
+        """Keep a specification and return its hash; the same content is kept once."""
+        spec_hash = spec.spec_hash
+        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        row = {
+            "spec_hash": spec_hash,
+            "workspace": spec.workspace,
+            "application": spec.application,
+            "task": spec.name,
+            "spec": spec.canonical(),
+            "created_at": self._clock.now(),
+        }
+        connection.execute(insert(task_specs).values(**row).on_conflict_do_nothing())
+        return spec_hash
+
+    def get(self, connection: sa.Connection, spec_hash: str) -> TaskSpec | None:
+        """The specification of a hash."""
+        found = connection.execute(sa.select(task_specs.c.spec).where(task_specs.c.spec_hash == spec_hash)).scalar()
+        return None if found is None else TaskSpec.model_validate(found)
+
+    def history(self, connection: sa.Connection, task: TaskKey) -> Sequence[tuple[str, int]]:
+        """Hashes of a task's specifications and when each was first used, newest first."""
+        workspace, application, name = task
+        query = sa.select(task_specs.c.spec_hash, task_specs.c.created_at).where(
+            task_specs.c.workspace == workspace, task_specs.c.application == application, task_specs.c.task == name
+        )
+        return [(row.spec_hash, row.created_at) for row in connection.execute(query.order_by(task_specs.c.created_at.desc()))]
