@@ -58,7 +58,8 @@ class RetrySpec(_Part):
         default=Duration(60), description="Longest wait, unless the runtime asks for more.", examples=["5m"]
     )
     jitter: float = Field(default=0.1, ge=0, le=1, description="Share of the wait that is drawn at random, up and down.")
-    on: tuple[ErrorClass, ...] = Field(
+    # Not `on`: YAML 1.1 reads that key as true.
+    errors: tuple[ErrorClass, ...] = Field(
         default=(
             ErrorClass.RATE_LIMIT,
             ErrorClass.OVERLOADED,

@@ -36,7 +36,7 @@ def decide(
         return Decision(None, "not retried: the outcome is unknown and the request is not idempotent")
     if error_class is ErrorClass.TIMEOUT and not (repeatable or cancels):
         return Decision(None, "not retried: the work may go on there and the request is not idempotent")
-    if error_class is not ErrorClass.UNKNOWN_OUTCOME and error_class not in policy.on:
+    if error_class is not ErrorClass.UNKNOWN_OUTCOME and error_class not in policy.errors:
         return Decision(None, f"not retried: the policy of the task does not retry {error_class}")
     if attempt >= policy.max_attempts:
         return Decision(None, f"not retried: all {policy.max_attempts} attempts are used")
