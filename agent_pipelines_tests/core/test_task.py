@@ -31,7 +31,7 @@ def _spec(**changes: Any) -> TaskSpec:
         ({"output": {"schema": {"type": "strnig"}}}, "not a JSON Schema"),
         ({"remember": ["baseline"]}, "declare `output"),
         ({"timeout": {"attempt": "2h", "total": "1h"}}, "longer than `total`"),
-        ({"retry": {"on": ["sunspots"]}}, "sunspots"),
+        ({"retry": {"errors": ["sunspots"]}}, "sunspots"),
         ({"checks": [{"name": "a", "python": "not a path"}]}, "python"),
         ({"checks": [{"name": "a", "python": "m:f"}, {"name": "a", "python": "m:g"}]}, "same name"),
     ],
