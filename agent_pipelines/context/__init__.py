@@ -1,0 +1,1 @@
+"""What the agent is given: prompts, conversations, the state of its task, cut to its window."""

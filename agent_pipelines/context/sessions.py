@@ -1,0 +1,193 @@
+"""Conversations: which one an execution belongs to, and what was said in it."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy.dialects import postgresql, sqlite
+
+from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.core.ids import new_id
+from agent_pipelines.core.invocation import Message
+from agent_pipelines.core.secrets import redactor
+from agent_pipelines.core.task import SessionSpec, TaskKey
+from agent_pipelines.store.storable import storable_text
+from agent_pipelines.store.tables import session_turns, sessions
+
+_PAGE = 32  # turns read at a time
+
+
+class Session(BaseModel):
+    """One conversation with one agent; `remote_id` is the runtime's own name of it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    seq: int
+    id: str
+    workspace: str
+    mode: Literal["named", "task", "fresh"]
+    name: str
+    agent: str
+    remote_id: str | None
+    created_at: Microseconds
+    updated_at: Microseconds
+
+
+class Turn(BaseModel):
+    """What was asked and answered in one execution."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    seq: int
+    execution_id: str
+    user: str
+    assistant: str
+    created_at: Microseconds
+
+
+class Sessions:
+    """Writes and reads the conversations. All methods take part in the caller's transaction."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def open(self, connection: sa.Connection, spec: SessionSpec, task: TaskKey, agent: str, execution_id: str) -> Session:
+        """The conversation that an execution belongs to, begun if there is none.
+
+        A named one is shared by all tasks of the workspace that use the name with the same agent.
+        """
+        workspace, application, name = task
+        now = self._clock.now()
+        key = {
+            "workspace": workspace,
+            "mode": spec.mode,
+            "name": {"named": spec.name or "", "task": f"{application}/{name}", "fresh": execution_id}[spec.mode],
+            "agent": agent,
+        }
+        query = sa.select(sessions).where(*(sessions.c[column] == value for column, value in key.items()))
+        row = connection.execute(query).mappings().first()
+        if row is None:
+            insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+            new = insert(sessions).values(id=new_id(), created_at=now, updated_at=now, **key)
+            connection.execute(new.on_conflict_do_nothing())
+            row = connection.execute(query).mappings().one()
+        return Session.model_validate(row)
+
+    def get(self, connection: sa.Connection, session_id: str) -> Session | None:
+        """A conversation by its id."""
+        row = connection.execute(sa.select(sessions).where(sessions.c.id == session_id)).mappings().first()
+        return None if row is None else Session.model_validate(row)
+
+    def list(
+        self,
+        connection: sa.Connection,
+        *,
+        workspace: str = "default",
+        mode: str | None = None,
+        name: str | None = None,
+        agent: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> Sequence[Session]:
+        """Conversations, the one begun last first, a page at a time: `before` is the `seq` of the last one."""
+        query = sa.select(sessions).where(sessions.c.workspace == workspace)
+        for column, value in ((sessions.c.mode, mode), (sessions.c.name, name), (sessions.c.agent, agent)):
+            if value is not None:
+                query = query.where(column == value)
+        if before is not None:
+            query = query.where(sessions.c.seq < before)
+        rows = connection.execute(query.order_by(sessions.c.seq.desc()).limit(limit)).mappings()
+        return [Session.model_validate(row) for row in rows]
+
+    def turns(self, connection: sa.Connection, session_id: str, *, before: int | None = None, limit: int = 50) -> Sequence[Turn]:
+        """Turns of a conversation, newest first, a page at a time: `before` is the `seq` of the last one."""
+        # Joined by execution: turns of two processes may be numbered crosswise.
+        user, assistant = session_turns.alias("user"), session_turns.alias("assistant")
+        same = sa.and_(
+            assistant.c.session_id == user.c.session_id,
+            assistant.c.execution_id == user.c.execution_id,
+            assistant.c.role == "assistant",
+        )
+        query = (
+            sa.select(
+                user.c.seq,
+                user.c.execution_id,
+                user.c.content.label("user"),
+                assistant.c.content.label("assistant"),
+                user.c.created_at,
+            )
+            .join_from(user, assistant, same)
+            .where(user.c.session_id == session_id, user.c.role == "user")
+        )
+        if before is not None:
+            query = query.where(user.c.seq < before)
+        rows = connection.execute(query.order_by(user.c.seq.desc()).limit(limit)).mappings()
+        return [Turn.model_validate(row) for row in rows]
+
+    def count(self, connection: sa.Connection, session_id: str) -> int:
+        """How many turns a conversation has."""
+        query = sa.select(sa.func.count()).select_from(session_turns).where(session_turns.c.session_id == session_id)
+        return connection.execute(query).scalar_one() // 2
+
+    def history(
+        self, connection: sa.Connection, session_id: str, *, limit: int, characters: int | None = None
+    ) -> Sequence[Message]:
+        """The newest turns, at most `limit`, as messages in the order in which they were said.
+
+        With `characters`, no turns are read beyond those that fill so many.
+        """
+        found: list[Turn] = []
+        length = 0
+        while len(found) < limit and (characters is None or length <= characters):
+            page = self.turns(
+                connection, session_id, before=found[-1].seq if found else None, limit=min(_PAGE, limit - len(found))
+            )
+            found.extend(page)
+            length += sum(len(turn.user) + len(turn.assistant) for turn in page)
+            if len(page) < _PAGE:
+                break
+        messages: list[Message] = []
+        for turn in reversed(found):
+            messages += [Message(role="user", content=turn.user), Message(role="assistant", content=turn.assistant)]
+        return messages
+
+    def append(
+        self,
+        connection: sa.Connection,
+        session_id: str,
+        execution_id: str,
+        *,
+        user: str,
+        assistant: str,
+        remote_id: str | None = None,
+    ) -> bool:
+        """Add the turn of an execution, and remember the runtime's own session; without secrets.
+
+        False, and nothing is changed, if the execution has its turn already.
+        """
+        now = self._clock.now()
+        rows = [
+            {
+                "session_id": session_id,
+                "execution_id": execution_id,
+                "role": role,
+                "content": redactor.text(storable_text(text)),
+                "created_at": now,
+            }
+            for role, text in (("user", user), ("assistant", assistant))
+        ]
+        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        added = connection.execute(
+            insert(session_turns).values(rows).on_conflict_do_nothing().returning(session_turns.c.seq)
+        ).all()
+        if not added:
+            return False
+        changes = {"updated_at": now} if remote_id is None else {"updated_at": now, "remote_id": remote_id}
+        connection.execute(sessions.update().where(sessions.c.id == session_id).values(**changes))
+        return True
+
+    def forget_remote(self, connection: sa.Connection, session_id: str) -> None:
+        """Give up the runtime's own session, as when it no longer knows it: the next execution resends the history."""
+        changes = {"remote_id": None, "updated_at": self._clock.now()}
+        connection.execute(sessions.update().where(sessions.c.id == session_id).values(**changes))

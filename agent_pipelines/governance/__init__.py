@@ -1,0 +1,1 @@
+"""What agents and people may do, and who did it."""

@@ -1,0 +1,74 @@
+"""Who changed what: rows that are only ever added."""
+
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.core.secrets import redactor
+from agent_pipelines.store.storable import storable
+from agent_pipelines.store.tables import audit
+
+
+class AuditEntry(BaseModel):
+    """One change: who did what to which object, as in `kim`, `prompt.rollback`, `reports/daily_digest`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    seq: int
+    workspace: str
+    at: Microseconds
+    actor: str
+    action: str
+    object: str
+    details: dict[str, JsonValue]
+
+
+class Audit:
+    """Writes and reads the entries. All methods take part in the caller's transaction, so that no change is without one."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def record(
+        self,
+        connection: sa.Connection,
+        *,
+        actor: str,
+        action: str,
+        object: str,
+        details: Mapping[str, JsonValue] | None = None,
+        workspace: str = "default",
+    ) -> int:
+        """Add an entry, without secrets; returns its `seq`."""
+        row = {
+            "workspace": workspace,
+            "at": self._clock.now(),
+            "actor": actor,
+            "action": action,
+            "object": object,
+            "details": redactor.value(storable(dict(details or {}))),
+        }
+        return connection.execute(audit.insert().values(**row).returning(audit.c.seq)).scalar_one()
+
+    def list(
+        self,
+        connection: sa.Connection,
+        *,
+        workspace: str = "default",
+        object: str | None = None,
+        actor: str | None = None,
+        action: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> Sequence[AuditEntry]:
+        """Entries, newest first, a page at a time: `before` is the `seq` of the last one of the page before."""
+        query = sa.select(audit).where(audit.c.workspace == workspace)
+        for column, value in ((audit.c.object, object), (audit.c.actor, actor), (audit.c.action, action)):
+            if value is not None:
+                query = query.where(column == value)
+        if before is not None:
+            query = query.where(audit.c.seq < before)
+        rows = connection.execute(query.order_by(audit.c.seq.desc()).limit(limit)).mappings()
+        return [AuditEntry.model_validate(row) for row in rows]
