@@ -148,6 +148,28 @@ class Prompts:
         rows = connection.execute(query.order_by(prompt_versions.c.created_at.desc(), prompt_versions.c.version)).mappings()
         return [PromptVersion.model_validate(row) for row in rows]
 
+    def rows(
+        self,
+        connection: sa.Connection,
+        columns: Sequence[str],
+        *,
+        workspace: str = "default",
+        application: str | None = None,
+        task: str | None = None,
+        since: Microseconds | None = None,
+        until: Microseconds | None = None,
+    ) -> Sequence[Sequence[Any]]:
+        """Chosen columns of the versions made in a stretch of time, oldest first; for analysis of many at once."""
+        query = sa.select(*(prompt_versions.c[name] for name in columns)).where(prompt_versions.c.workspace == workspace)
+        for column, value in ((prompt_versions.c.application, application), (prompt_versions.c.task, task)):
+            if value is not None:
+                query = query.where(column == value)
+        if since is not None:
+            query = query.where(prompt_versions.c.created_at >= since)
+        if until is not None:
+            query = query.where(prompt_versions.c.created_at < until)
+        return connection.execute(query.order_by(prompt_versions.c.created_at, prompt_versions.c.version)).all()
+
     def move(
         self,
         connection: sa.Connection,

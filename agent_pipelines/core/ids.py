@@ -21,5 +21,9 @@ def new_id() -> str:
         _last = stamp = max(stamp, _last + 1)
     random = int.from_bytes(os.urandom(8), "big") & (2**62 - 1)
     value = (stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | random
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return dashed(f"{value:032x}")
+
+
+def dashed(digits: str) -> str:
+    """Write 32 hexadecimal digits in UUID text form."""
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

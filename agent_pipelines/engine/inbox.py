@@ -71,6 +71,26 @@ class Inbox:
         row = connection.execute(sa.select(inbox).where(inbox.c.id == event_id)).mappings().first()
         return None if row is None else InboxEvent.model_validate(row)
 
+    def list(
+        self,
+        connection: sa.Connection,
+        *,
+        workspace: str = "default",
+        type: str | None = None,
+        source: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> Sequence[InboxEvent]:
+        """Events, newest first, a page at a time: `before` is the `seq` of the last one of the page before."""
+        query = sa.select(inbox).where(inbox.c.workspace == workspace)
+        for column, value in ((inbox.c.type, type), (inbox.c.source, source)):
+            if value is not None:
+                query = query.where(column == value)
+        if before is not None:
+            query = query.where(inbox.c.seq < before)
+        rows = connection.execute(query.order_by(inbox.c.seq.desc()).limit(limit)).mappings()
+        return [InboxEvent.model_validate(row) for row in rows]
+
     def unclaimed(
         self, connection: sa.Connection, task: TaskKey, trigger: str, type: str, *, since: Microseconds, limit: int = 100
     ) -> Sequence[InboxEvent]:

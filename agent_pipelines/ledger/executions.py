@@ -13,7 +13,7 @@ from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import ErrorClass, IllegalTransition, Stage
 from agent_pipelines.core.event import Usage
 from agent_pipelines.core.execution import TRANSITIONS, CheckResult, ExecutionResult, RunRef, Status
-from agent_pipelines.core.ids import new_id
+from agent_pipelines.core.ids import dashed, new_id
 from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.ledger.recordable import recordable, recordable_text
@@ -321,6 +321,21 @@ class Executions:
         """An execution by its id."""
         return self._first(connection, executions.c.id == execution_id)
 
+    def find(
+        self, connection: sa.Connection, prefix: str, *, workspace: str = "default", limit: int = 5
+    ) -> Sequence[StoredExecution]:
+        """Executions whose id begins so, with or without its dashes, oldest first."""
+        digits = prefix.replace("-", "").lower()
+        if not 0 < len(digits) <= 32 or set(digits) - set("0123456789abcdef"):
+            return []
+        # A range of whole ids, which the index answers whatever the collation of the database.
+        first, last = (dashed(digits.ljust(32, fill)) for fill in "0f")
+        query = sa.select(executions).where(executions.c.workspace == workspace, executions.c.id.between(first, last))
+        return [
+            StoredExecution.model_validate(row)
+            for row in connection.execute(query.order_by(executions.c.id).limit(limit)).mappings()
+        ]
+
     def of_run(self, connection: sa.Connection, run_id: str, task: TaskKey) -> StoredExecution | None:
         """The newest execution of a task that a Dagster run admitted or resumed."""
         return self._first(connection, executions.c.run_id == run_id, _of_task(task))
@@ -383,6 +398,40 @@ class Executions:
             query = query.where(_has_words(connection, text))
         rows = connection.execute(query.order_by(executions.c.seq.desc()).limit(limit)).mappings()
         return [StoredExecution.model_validate(row) for row in rows]
+
+    def rows(
+        self,
+        connection: sa.Connection,
+        columns: Sequence[str],
+        *,
+        workspace: str = "default",
+        application: str | None = None,
+        task: str | None = None,
+        since: Microseconds | None = None,
+        until: Microseconds | None = None,
+    ) -> Sequence[Sequence[Any]]:
+        """Chosen columns of the executions created in a stretch of time, oldest first; for analysis of many at once."""
+        query = sa.select(*(executions.c[name] for name in columns)).where(executions.c.workspace == workspace)
+        query = _within(query, executions.c.created_at, application, task, since, until)
+        return connection.execute(query.order_by(executions.c.seq)).all()
+
+    def attempt_rows(
+        self,
+        connection: sa.Connection,
+        columns: Sequence[str],
+        *,
+        workspace: str = "default",
+        application: str | None = None,
+        task: str | None = None,
+        since: Microseconds | None = None,
+        until: Microseconds | None = None,
+    ) -> Sequence[Sequence[Any]]:
+        """Chosen columns of the attempts begun in a stretch of time, `application` and `task` among them, oldest first."""
+        of_task = {name: executions.c[name] for name in ("application", "task")}
+        query = sa.select(*(of_task[name] if name in of_task else attempts.c[name] for name in columns))
+        query = query.join_from(attempts, executions).where(executions.c.workspace == workspace)
+        query = _within(query, attempts.c.started_at, application, task, since, until)
+        return connection.execute(query.order_by(executions.c.seq, attempts.c.number)).all()
 
     def _update(self, connection: sa.Connection, execution_id: str, **values: Any) -> None:
         try:
@@ -453,6 +502,22 @@ def _attempt(execution_id: str, number: int) -> sa.ColumnElement[bool]:
 def _of_task(task: TaskKey) -> sa.ColumnElement[bool]:
     workspace, application, name = task
     return sa.and_(executions.c.workspace == workspace, executions.c.application == application, executions.c.task == name)
+
+
+def _within(
+    query: sa.Select[Any],
+    instant: sa.ColumnElement[Any],
+    application: str | None,
+    task: str | None,
+    since: Microseconds | None,
+    until: Microseconds | None,
+) -> sa.Select[Any]:
+    for column, value in ((executions.c.application, application), (executions.c.task, task)):
+        if value is not None:
+            query = query.where(column == value)
+    if since is not None:
+        query = query.where(instant >= since)
+    return query if until is None else query.where(instant < until)
 
 
 def _error_columns(error: tuple[ErrorClass, Stage, str] | None) -> dict[str, str | None]:

@@ -1,12 +1,13 @@
 """What an agent did, event by event."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from agent_pipelines.core.clock import Microseconds
-from agent_pipelines.store.tables import events
+from agent_pipelines.store.tables import events, executions
 
 
 class Entry(BaseModel):
@@ -38,3 +39,27 @@ class Journal:
         """Entries after a number, in order."""
         query = sa.select(events).where(events.c.execution_id == execution_id, events.c.seq > after)
         return [Entry.model_validate(row) for row in connection.execute(query.order_by(events.c.seq).limit(limit)).mappings()]
+
+    def rows(
+        self,
+        connection: sa.Connection,
+        columns: Sequence[str],
+        *,
+        workspace: str = "default",
+        application: str | None = None,
+        task: str | None = None,
+        since: Microseconds | None = None,
+        until: Microseconds | None = None,
+    ) -> Sequence[Sequence[Any]]:
+        """Chosen columns of the events in a stretch of time, `application` and `task` among them, by execution and in order."""
+        of_task = {name: executions.c[name] for name in ("application", "task")}
+        query = sa.select(*(of_task[name] if name in of_task else events.c[name] for name in columns))
+        query = query.join_from(events, executions).where(executions.c.workspace == workspace)
+        for column, value in ((executions.c.application, application), (executions.c.task, task)):
+            if value is not None:
+                query = query.where(column == value)
+        if since is not None:
+            query = query.where(events.c.at >= since)
+        if until is not None:
+            query = query.where(events.c.at < until)
+        return connection.execute(query.order_by(executions.c.seq, events.c.seq)).all()

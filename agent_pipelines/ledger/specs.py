@@ -43,3 +43,9 @@ class TaskSpecs:
             task_specs.c.workspace == workspace, task_specs.c.application == application, task_specs.c.task == name
         )
         return [(row.spec_hash, row.created_at) for row in connection.execute(query.order_by(task_specs.c.created_at.desc()))]
+
+    def tasks(self, connection: sa.Connection, *, workspace: str = "default") -> Sequence[TaskKey]:
+        """The tasks that have ever run, by name."""
+        names = (task_specs.c.application, task_specs.c.task)
+        query = sa.select(*names).where(task_specs.c.workspace == workspace).distinct().order_by(*names)
+        return [(workspace, row.application, row.task) for row in connection.execute(query)]

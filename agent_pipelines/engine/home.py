@@ -1,0 +1,37 @@
+"""The Dagster instance of this process, found as Dagster finds it: by DAGSTER_HOME."""
+
+import os
+from pathlib import Path
+
+import yaml
+from dagster import DagsterError, DagsterInstance
+from sqlalchemy import exc
+
+from agent_pipelines.core.errors import AgentPipelinesError
+from agent_pipelines.core.secrets import redactor
+
+VARIABLE = "DAGSTER_HOME"
+
+
+class HomeError(AgentPipelinesError):
+    """The directory that DAGSTER_HOME names cannot be used: says what to set."""
+
+
+def instance_of_home() -> DagsterInstance:
+    """Open the instance that DAGSTER_HOME names. Raises HomeError if there is none, or if its settings cannot be used."""
+    home = os.environ.get(VARIABLE)
+    if not home:
+        raise HomeError(
+            f"{VARIABLE} is not set; name the directory of the deployment with --home DIRECTORY or `export {VARIABLE}=/its/path`"
+            " (`agent-pipelines up` keeps it in .dagster_home of the project)"
+        )
+    path = Path(home).expanduser()
+    if not path.is_absolute():
+        raise HomeError(f"{VARIABLE} is {home!r}, which is not an absolute path; write {path.absolute()}")
+    if not path.is_dir():
+        raise HomeError(f"{VARIABLE} is {home!r}, where no directory is; make it, or name another")
+    try:
+        return DagsterInstance.get()
+    except (DagsterError, yaml.YAMLError, exc.SQLAlchemyError) as error:
+        words = " ".join(redactor.text(str(error)).split())
+        raise HomeError(f"{path / 'dagster.yaml'}: Dagster cannot use these settings: {words}") from error
