@@ -111,8 +111,11 @@ class Prompts:
 
     def current(self, connection: sa.Connection, task: TaskKey, channel: Channel = "stable") -> PromptVersion | None:
         """The version that a channel points at, None if it never pointed at any."""
-        move = self._last_move(connection, task, channel)
-        return None if move is None else move.version
+        last = sa.select(prompt_moves.c.version).where(*_is(prompt_moves, task), prompt_moves.c.channel == channel)
+        newest = last.order_by(prompt_moves.c.seq.desc()).limit(1).scalar_subquery()
+        query = sa.select(prompt_versions).where(*_is(prompt_versions, task), prompt_versions.c.version == newest)
+        row = connection.execute(query).mappings().first()
+        return None if row is None else PromptVersion.model_validate(row)
 
     def get(self, connection: sa.Connection, task: TaskKey, version: str) -> PromptVersion:
         """A version by its hash or the first digits of it. Raises PromptError if there is none, or more than one."""
@@ -140,7 +143,32 @@ class Prompts:
         limit: int = 50,
     ) -> Sequence[PromptMove]:
         """Moves with their versions, newest first, a page at a time: `before` is the `seq` of the last one."""
-        return self._moves(connection, task, channel, before, limit)
+        query = sa.select(prompt_moves).where(*_is(prompt_moves, task))
+        if channel is not None:
+            query = query.where(prompt_moves.c.channel == channel)
+        if before is not None:
+            query = query.where(prompt_moves.c.seq < before)
+        page = query.order_by(prompt_moves.c.seq.desc()).limit(limit).subquery()
+        earlier = prompt_moves.alias("earlier")
+        same_channel = (*_is(earlier, task), earlier.c.channel == page.c.channel, earlier.c.seq < page.c.seq)
+        previous = sa.select(earlier.c.version).where(*same_channel).order_by(earlier.c.seq.desc()).limit(1).scalar_subquery()
+        versions = prompt_versions.alias("versions")
+        joined = sa.and_(*_is(versions, task), versions.c.version == page.c.version)
+        of_move = [page.c[name] for name in ("seq", "channel", "reason", "moved_at")]
+        of_version = [versions.c[name] for name in PromptVersion.model_fields]
+        rows = connection.execute(
+            sa.select(*of_move, page.c.actor.label("moved_by"), previous.label("previous"), *of_version)
+            .join_from(page, versions, joined)
+            .order_by(page.c.seq.desc())
+        ).mappings()
+        return [
+            PromptMove(
+                **{name: row[name] for name in ("seq", "channel", "previous", "reason", "moved_at")},
+                version=PromptVersion.model_validate(row),
+                actor=row["moved_by"],
+            )
+            for row in rows
+        ]
 
     def versions(self, connection: sa.Connection, task: TaskKey) -> Sequence[PromptVersion]:
         """All versions of a task, newest first, those that no channel ever pointed at included."""
@@ -219,17 +247,14 @@ class Prompts:
         reason: str,
         expected: str | None,
     ) -> PromptMove:
-        last = self._last_move(connection, task, channel)
-        current = None if last is None else last.version
+        current = self.current(connection, task, channel)
         if expected is not None and (current is None or current.version != expected):
             now = "nothing" if current is None else current.short
             raise PromptError(f"{_path(task)}: {channel!r} points at {now} by now, not at {expected[:12]}; look again")
         if current is not None and current.version == version:
             raise PromptError(f"{_path(task)}: {channel!r} points at {current.short} already")
         self._insert_move(connection, task, channel, version, actor=actor, reason=reason)
-        move = self._last_move(connection, task, channel)
-        assert move is not None
-        return move
+        return self.history(connection, task, channel=channel, limit=1)[0]
 
     def _insert_move(
         self, connection: sa.Connection, task: TaskKey, channel: Channel, version: str, *, actor: str, reason: str
@@ -251,39 +276,6 @@ class Prompts:
         by_file = (prompt_moves.c.channel == "stable", prompt_moves.c.actor == GIT)
         query = sa.select(prompt_moves.c.version).where(*_is(prompt_moves, task), *by_file)
         return connection.execute(query.order_by(prompt_moves.c.seq.desc()).limit(1)).scalar_one_or_none()
-
-    def _last_move(self, connection: sa.Connection, task: TaskKey, channel: Channel) -> PromptMove | None:
-        return next(iter(self._moves(connection, task, channel, None, 1)), None)
-
-    def _moves(
-        self, connection: sa.Connection, task: TaskKey, channel: Channel | None, before: int | None, limit: int
-    ) -> list[PromptMove]:
-        query = sa.select(prompt_moves).where(*_is(prompt_moves, task))
-        if channel is not None:
-            query = query.where(prompt_moves.c.channel == channel)
-        if before is not None:
-            query = query.where(prompt_moves.c.seq < before)
-        page = query.order_by(prompt_moves.c.seq.desc()).limit(limit).subquery()
-        earlier = prompt_moves.alias("earlier")
-        same_channel = (*_is(earlier, task), earlier.c.channel == page.c.channel, earlier.c.seq < page.c.seq)
-        previous = sa.select(earlier.c.version).where(*same_channel).order_by(earlier.c.seq.desc()).limit(1).scalar_subquery()
-        versions = prompt_versions.alias("versions")
-        joined = sa.and_(*_is(versions, task), versions.c.version == page.c.version)
-        of_move = [page.c[name] for name in ("seq", "channel", "reason", "moved_at")]
-        of_version = [versions.c[name] for name in PromptVersion.model_fields]
-        rows = connection.execute(
-            sa.select(*of_move, page.c.actor.label("moved_by"), previous.label("previous"), *of_version)
-            .join_from(page, versions, joined)
-            .order_by(page.c.seq.desc())
-        ).mappings()
-        return [
-            PromptMove(
-                **{name: row[name] for name in ("seq", "channel", "previous", "reason", "moved_at")},
-                version=PromptVersion.model_validate(row),
-                actor=row["moved_by"],
-            )
-            for row in rows
-        ]
 
 
 def content_version(system: str | None, prompt: str, parameters: Mapping[str, JsonValue]) -> str:

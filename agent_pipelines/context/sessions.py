@@ -102,24 +102,20 @@ class Sessions:
 
     def turns(self, connection: sa.Connection, session_id: str, *, before: int | None = None, limit: int = 50) -> Sequence[Turn]:
         """Turns of a conversation, newest first, a page at a time: `before` is the `seq` of the last one."""
-        # Joined by execution: turns of two processes may be numbered crosswise.
+        # Paired by execution: turns of two processes may be numbered crosswise.
         user, assistant = session_turns.alias("user"), session_turns.alias("assistant")
-        same = sa.and_(
+        answer = sa.select(assistant.c.content).where(
             assistant.c.session_id == user.c.session_id,
             assistant.c.execution_id == user.c.execution_id,
             assistant.c.role == "assistant",
         )
-        query = (
-            sa.select(
-                user.c.seq,
-                user.c.execution_id,
-                user.c.content.label("user"),
-                assistant.c.content.label("assistant"),
-                user.c.created_at,
-            )
-            .join_from(user, assistant, same)
-            .where(user.c.session_id == session_id, user.c.role == "user")
-        )
+        query = sa.select(
+            user.c.seq,
+            user.c.execution_id,
+            user.c.content.label("user"),
+            answer.scalar_subquery().label("assistant"),
+            user.c.created_at,
+        ).where(user.c.session_id == session_id, user.c.role == "user")
         if before is not None:
             query = query.where(user.c.seq < before)
         rows = connection.execute(query.order_by(user.c.seq.desc()).limit(limit)).mappings()
