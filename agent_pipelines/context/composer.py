@@ -31,7 +31,7 @@ class Composed:
 
 
 class Composer:
-    """Puts prompt, conversation and state together. All methods take part in the caller's transaction."""
+    """Puts prompt, conversation and state together. `compose` and `remember` take part in the caller's transaction."""
 
     def __init__(self, prompts: Prompts, sessions: Sessions, state: TaskState) -> None:
         self._prompts = prompts
@@ -132,8 +132,9 @@ class Composer:
             )
         self._state.commit(connection, invocation.task_key, execution_id, values)
 
-    def check(self, spec: TaskSpec, *, file: Path | str | None = None) -> None:
-        """Check all templates of a task when it is loaded. Raises DefinitionError for the first that cannot work."""
+    @staticmethod
+    def check(spec: TaskSpec, *, file: Path | str | None = None) -> None:
+        """Check all templates of a task when it is loaded; needs no composer. Raises DefinitionError for the first that cannot work."""
         variables = set(spec.variables).union(*(trigger.variables for trigger in spec.triggers))
         _check_names(spec.variables, "variables", file)
         for field, text in (("prompt", spec.prompt), ("system", spec.system)):

@@ -1,6 +1,5 @@
 import os
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -117,7 +116,7 @@ def test_a_prompt_may_use_everything_that_an_execution_is_given(runs: Runs) -> N
         remember=["baseline"],
         output={"format": "json", "schema": {"type": "object"}},
     )
-    Composer(Prompts(ManualClock()), Sessions(ManualClock()), TaskState(ManualClock())).check(spec)
+    Composer.check(spec)
     composed = runs.compose(
         spec,
         item="7",
@@ -300,12 +299,6 @@ def test_a_message_never_becomes_a_template(runs: Runs) -> None:
     ]
 
 
-@pytest.fixture
-def check() -> Callable[[TaskSpec], None]:
-    clock = ManualClock()
-    return lambda spec: Composer(Prompts(clock), Sessions(clock), TaskState(clock)).check(spec, file="defs.yaml")
-
-
 PUSH = {"kind": "event", "name": "push", "event": "pushed"}
 NIGHTLY = {"kind": "cron", "name": "nightly", "cron": "0 2 * * *"}
 
@@ -318,8 +311,8 @@ NIGHTLY = {"kind": "cron", "name": "nightly", "cron": "0 2 * * *"}
         {"variables": {"commit": "none"}, "deduplicate_by": "{{ commit }} {{ event.id }} {{ logical_time }} {{ item }}"},
     ],
 )
-def test_tasks_that_can_work_pass(check: Callable[[TaskSpec], None], fields: dict[str, Any]) -> None:
-    check(task(**fields))
+def test_tasks_that_can_work_pass(fields: dict[str, Any]) -> None:
+    Composer.check(task(**fields))
 
 
 @pytest.mark.parametrize(
@@ -344,9 +337,9 @@ def test_tasks_that_can_work_pass(check: Callable[[TaskSpec], None], fields: dic
         ({"deduplicate_by": "{{ commit"}, "field `deduplicate_by`: line 1: not a template"),
     ],
 )
-def test_tasks_that_cannot_work_say_why(check: Callable[[TaskSpec], None], fields: dict[str, Any], problem: str) -> None:
+def test_tasks_that_cannot_work_say_why(fields: dict[str, Any], problem: str) -> None:
     with pytest.raises(DefinitionError, match=problem):
-        check(task(**fields))
+        Composer.check(task(**fields), file="defs.yaml")
 
 
 def test_the_variables_of_a_trigger_are_rendered_with_its_event() -> None:
