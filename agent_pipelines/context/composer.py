@@ -134,7 +134,7 @@ class Composer:
 
     @staticmethod
     def check(spec: TaskSpec, *, file: Path | str | None = None) -> None:
-        """Check all templates of a task when it is loaded; needs no composer. Raises DefinitionError for the first that cannot work."""
+        """Check all templates of a task when it is loaded. Raises DefinitionError for the first that cannot work."""
         variables = set(spec.variables).union(*(trigger.variables for trigger in spec.triggers))
         _check_names(spec.variables, "variables", file)
         for field, text in (("prompt", spec.prompt), ("system", spec.system)):
