@@ -1,0 +1,1 @@
+"""The example pipelines: agents that do real work by rules and tools, and the data that they work on."""

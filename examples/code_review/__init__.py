@@ -1,0 +1,1 @@
+"""A small git history with some real defects, and the agents' way to it."""

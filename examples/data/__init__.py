@@ -1,0 +1,1 @@
+"""What the example agents work on."""
