@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, JsonValue
-from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.task import TaskKey
+from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import inbox, ticks
 
 
@@ -50,7 +50,6 @@ class Inbox:
         `key` is the sender's own name of the event: a second one with the same source and key is the same event.
         """
         event_id = new_id()
-        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
         row = {
             "id": event_id,
             "workspace": workspace,
@@ -61,7 +60,7 @@ class Inbox:
             "actor": actor,
             "received_at": self._clock.now(),
         }
-        if connection.execute(insert(inbox).values(**row).on_conflict_do_nothing().returning(inbox.c.id)).first():
+        if insert_new(connection, inbox, row):
             return event_id, True
         known = sa.select(inbox.c.id).where(inbox.c.workspace == workspace, inbox.c.source == source, inbox.c.key == key)
         return connection.execute(known).scalar_one(), False
@@ -92,11 +91,20 @@ class Inbox:
         return [InboxEvent.model_validate(row) for row in rows]
 
     def unclaimed(
-        self, connection: sa.Connection, task: TaskKey, trigger: str, type: str, *, since: Microseconds, limit: int = 100
+        self,
+        connection: sa.Connection,
+        task: TaskKey,
+        trigger: str,
+        type: str,
+        *,
+        since: Microseconds,
+        beyond: InboxEvent | None = None,
+        limit: int = 100,
     ) -> Sequence[InboxEvent]:
         """Events of a type received since an instant that have no tick of this trigger yet, oldest first.
 
-        An anti-join, not a cursor: rows of concurrent writers become visible out of order, and a cursor would pass them by.
+        A page at a time: `beyond` is the last one of the page before. An anti-join, not a cursor: rows of concurrent writers
+        become visible out of order, and a cursor would pass them by.
         """
         workspace, application, name = task
         claimed = sa.exists().where(
@@ -106,10 +114,10 @@ class Inbox:
             ticks.c.trigger == trigger,
             ticks.c.occurrence == inbox.c.id,
         )
-        query = (
-            sa.select(inbox)
-            .where(inbox.c.workspace == workspace, inbox.c.type == type, inbox.c.received_at >= since, ~claimed)
-            .order_by(inbox.c.received_at, inbox.c.seq)
-            .limit(limit)
+        query = sa.select(inbox).where(
+            inbox.c.workspace == workspace, inbox.c.type == type, inbox.c.received_at >= since, ~claimed
         )
-        return [InboxEvent.model_validate(row) for row in connection.execute(query).mappings()]
+        if beyond is not None:
+            query = query.where(sa.tuple_(inbox.c.received_at, inbox.c.seq) > sa.tuple_(beyond.received_at, beyond.seq))
+        rows = connection.execute(query.order_by(inbox.c.received_at, inbox.c.seq).limit(limit)).mappings()
+        return [InboxEvent.model_validate(row) for row in rows]

@@ -5,14 +5,20 @@ from typing import Any
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, JsonValue
-from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.task import TaskKey
+from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import ticks
+
+REPAIR = "repair"
+"""Trigger name of the ticks that run a failed execution once more; no declared trigger may have it.
+
+Their occurrence is the id of that execution, or of the tick whose launch failed.
+"""
 
 
 class Tick(BaseModel):
@@ -26,6 +32,7 @@ class Tick(BaseModel):
     application: str
     task: str
     trigger: str
+    trigger_revision: str | None = None
     origin: Origin
     occurrence: str
     due_at: Microseconds
@@ -64,10 +71,12 @@ class Ticks:
         actor: str = "system",
         inputs: Mapping[str, JsonValue] | None = None,
         run_id: str | None = None,
+        revision: str | None = None,
     ) -> tuple[Tick, bool]:
         """Take a tick before anything is launched for it; returns it and whether this call was the first to claim it.
 
-        `inputs` says why it is due: the event, the upstream tick, the variables.
+        `inputs` says why it is due: the event, the upstream tick, the variables. `revision` names the declaration of the
+        trigger that made it due.
         """
         workspace, application, name = task
         row: dict[str, Any] = {
@@ -76,6 +85,7 @@ class Ticks:
             "application": application,
             "task": name,
             "trigger": trigger,
+            "trigger_revision": revision,
             "origin": str(origin),
             "occurrence": occurrence,
             "due_at": due_at,
@@ -85,11 +95,10 @@ class Ticks:
             "claimed_at": self._clock.now(),
             "run_id": run_id,
         }
-        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-        claimed = connection.execute(insert(ticks).values(**row).on_conflict_do_nothing().returning(ticks.c.id)).first()
+        claimed = insert_new(connection, ticks, row)
         tick = self.find(connection, task, trigger, occurrence)
         assert tick is not None
-        return tick, claimed is not None
+        return tick, claimed
 
     def find(self, connection: sa.Connection, task: TaskKey, trigger: str, occurrence: str) -> Tick | None:
         """The tick of an occurrence, None if it was never claimed."""
@@ -117,11 +126,57 @@ class Ticks:
         )
         return done.rowcount == 1
 
-    def open(self, connection: sa.Connection, *, claimed_before: Microseconds, limit: int = 500) -> Sequence[Tick]:
-        """Ticks without a verdict that were claimed before an instant, oldest first."""
-        query = sa.select(ticks).where(ticks.c.verdict.is_(None), ticks.c.claimed_at < claimed_before)
+    def open(
+        self,
+        connection: sa.Connection,
+        *,
+        task: TaskKey | None = None,
+        claimed_before: Microseconds | None = None,
+        limit: int = 500,
+    ) -> Sequence[Tick]:
+        """Ticks without a verdict, oldest first: all of them, those of a task, those claimed before an instant."""
+        query = sa.select(ticks).where(ticks.c.verdict.is_(None))
+        if task is not None:
+            query = query.where(_of(task))
+        if claimed_before is not None:
+            query = query.where(ticks.c.claimed_at < claimed_before)
         rows = connection.execute(query.order_by(ticks.c.claimed_at).limit(limit)).mappings()
         return [Tick.model_validate(row) for row in rows]
+
+    def unfollowed(
+        self,
+        connection: sa.Connection,
+        upstream: TaskKey,
+        follower: TaskKey,
+        trigger: str,
+        *,
+        due_from: Microseconds,
+        after: int,
+        limit: int = 500,
+    ) -> Sequence[Tick]:
+        """Ticks of a task that have no tick of a follower's trigger yet, oldest claim first; repairs are left out.
+
+        Only those due at or after an instant, and with a `seq` above `after`. An anti-join, as for events: rows of
+        concurrent writers become visible out of order.
+        """
+        followed = ticks.alias("followed")
+        workspace, application, name = follower
+        has_follower = sa.exists().where(
+            followed.c.workspace == workspace,
+            followed.c.application == application,
+            followed.c.task == name,
+            followed.c.trigger == trigger,
+            followed.c.occurrence == ticks.c.id,
+        )
+        query = sa.select(ticks).where(
+            _of(upstream), ticks.c.seq > after, ticks.c.due_at >= due_from, ticks.c.trigger != REPAIR, ~has_follower
+        )
+        rows = connection.execute(query.order_by(ticks.c.seq).limit(limit)).mappings()
+        return [Tick.model_validate(row) for row in rows]
+
+    def last_seq(self, connection: sa.Connection) -> int:
+        """The highest `seq` that is visible, 0 if there is none."""
+        return connection.execute(sa.select(sa.func.coalesce(sa.func.max(ticks.c.seq), 0))).scalar_one()
 
     def list(
         self,
@@ -173,12 +228,10 @@ class Ticks:
         return connection.execute(query.order_by(ticks.c.seq)).all()
 
 
-def _is(task: TaskKey, trigger: str, occurrence: str) -> sa.ColumnElement[bool]:
+def _of(task: TaskKey) -> sa.ColumnElement[bool]:
     workspace, application, name = task
-    return sa.and_(
-        ticks.c.workspace == workspace,
-        ticks.c.application == application,
-        ticks.c.task == name,
-        ticks.c.trigger == trigger,
-        ticks.c.occurrence == occurrence,
-    )
+    return sa.and_(ticks.c.workspace == workspace, ticks.c.application == application, ticks.c.task == name)
+
+
+def _is(task: TaskKey, trigger: str, occurrence: str) -> sa.ColumnElement[bool]:
+    return sa.and_(_of(task), ticks.c.trigger == trigger, ticks.c.occurrence == occurrence)

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, JsonValue
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from agent_pipelines.core.clock import Clock, Microseconds
@@ -17,6 +16,7 @@ from agent_pipelines.core.ids import dashed, new_id
 from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.ledger.recordable import recordable, recordable_text
+from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import attempts, execution_texts, executions
 
 _SEARCHED = 200_000  # characters of an answer that the search reads
@@ -194,12 +194,12 @@ class Executions:
             "step": run.step,
             "partition": run.partition,
             "status": str(Status.RUNNING),
+            "resumptions": 0,
+            "attempts": 0,
             "created_at": self._clock.now(),
             "trace_id": trace_id,
         }
-        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-        admitted = connection.execute(insert(executions).values(**row).on_conflict_do_nothing().returning(executions.c.id))
-        if admitted.first() is not None:
+        if insert_new(connection, executions, row):
             return Admission("new", self._one(connection, executions.c.id == row["id"]))
         same = self._first(connection, executions.c.idempotency_key == invocation.idempotency_key, lock=True)
         if same is None:
@@ -209,7 +209,8 @@ class Executions:
             return Admission("finished" if ours or run.resumes else "duplicate", same)
         if same.status is Status.WAITING or ours or (run.resumes and same.status is not Status.RUNNING):
             try:
-                self._resume(connection, same, run)
+                with connection.begin_nested():
+                    self._resume(connection, same, run)
             except IntegrityError:  # another execution has taken the deduplication key since
                 return Admission("duplicate", self._live_with_key(connection, invocation.task_key, same.dedupe_key))
             return Admission("resumed", self._one(connection, executions.c.id == same.id))
@@ -435,8 +436,7 @@ class Executions:
 
     def _update(self, connection: sa.Connection, execution_id: str, **values: Any) -> None:
         try:
-            with connection.begin_nested():
-                connection.execute(executions.update().where(executions.c.id == execution_id).values(**values))
+            connection.execute(executions.update().where(executions.c.id == execution_id).values(**values))
         except IntegrityError as error:
             if "illegal transition" in str(error.orig):
                 raise IllegalTransition(f"execution {execution_id} cannot become {values.get('status')}") from error

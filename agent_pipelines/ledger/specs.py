@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_pipelines.core.clock import Clock
 from agent_pipelines.core.task import TaskKey, TaskSpec
+from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import task_specs
 
 
@@ -19,7 +19,6 @@ class TaskSpecs:
     def put(self, connection: sa.Connection, spec: TaskSpec) -> str:
         """Keep a specification and return its hash; the same content is kept once."""
         spec_hash = spec.spec_hash
-        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
         row = {
             "spec_hash": spec_hash,
             "workspace": spec.workspace,
@@ -28,7 +27,7 @@ class TaskSpecs:
             "spec": spec.canonical(),
             "created_at": self._clock.now(),
         }
-        connection.execute(insert(task_specs).values(**row).on_conflict_do_nothing())
+        insert_new(connection, task_specs, row)
         return spec_hash
 
     def get(self, connection: sa.Connection, spec_hash: str) -> TaskSpec | None:

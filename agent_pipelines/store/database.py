@@ -116,13 +116,15 @@ class Database:
         try:
             with self.transaction() as connection:
                 for operation, future in group:
+                    connection.exec_driver_sql("SAVEPOINT operation")
                     try:
-                        with connection.begin_nested():
-                            outcomes.append((future, operation(connection), None))
+                        outcomes.append((future, operation(connection), None))
                     except exc.OperationalError:
                         raise  # the connection is not to be trusted with the rest of the group
                     except Exception as error:
+                        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT operation")
                         outcomes.append((future, None, error))
+                    connection.exec_driver_sql("RELEASE SAVEPOINT operation")
         except BaseException as error:
             outcomes = [(future, None, error) for _, future in group]
         for future, result, error in outcomes:

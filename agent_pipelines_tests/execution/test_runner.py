@@ -354,7 +354,7 @@ def test_cancelling_stops_the_agent_and_is_recorded(hub: Hub) -> None:
 
     async def run() -> None:
         task = asyncio.create_task(hub.runner.run(invocation(), spec(), agent(runtime), run=RunRef(run_id="r")))
-        await asyncio.to_thread(runtime.started.wait)
+        await asyncio.to_thread(runtime.started.wait, 10)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -375,7 +375,7 @@ def test_a_signal_cancels_settles_and_then_takes_its_course(hub: Hub) -> None:
     before = signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
 
     def send_when_it_runs() -> None:
-        runtime.started.wait()
+        runtime.started.wait(10)
         os.kill(os.getpid(), signal.SIGTERM)
 
     sender = threading.Thread(target=send_when_it_runs)
