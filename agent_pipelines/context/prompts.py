@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, JsonValue
-from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import AgentPipelinesError
 from agent_pipelines.core.task import TaskKey, canonical_json
+from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import prompt_moves, prompt_versions
 
 Channel = Literal["stable", "canary", "holdback"]
@@ -105,8 +105,7 @@ class Prompts:
             "actor": actor,
             "created_at": self._clock.now(),
         }
-        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-        connection.execute(insert(prompt_versions).values(**row).on_conflict_do_nothing())
+        insert_new(connection, prompt_versions, row)
         return self.get(connection, task, version)
 
     def current(self, connection: sa.Connection, task: TaskKey, channel: Channel = "stable") -> PromptVersion | None:

@@ -5,13 +5,13 @@ from typing import Literal
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.invocation import Message
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.core.task import SessionSpec, TaskKey
+from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.storable import storable_text
 from agent_pipelines.store.tables import session_turns, sessions
 
@@ -68,9 +68,7 @@ class Sessions:
         query = sa.select(sessions).where(*(sessions.c[column] == value for column, value in key.items()))
         row = connection.execute(query).mappings().first()
         if row is None:
-            insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-            new = insert(sessions).values(id=new_id(), created_at=now, updated_at=now, **key)
-            connection.execute(new.on_conflict_do_nothing())
+            insert_new(connection, sessions, {"id": new_id(), "created_at": now, "updated_at": now, **key})
             row = connection.execute(query).mappings().one()
         return Session.model_validate(row)
 
@@ -163,22 +161,16 @@ class Sessions:
         False, and nothing is changed, if the execution has its turn already.
         """
         now = self._clock.now()
-        rows = [
-            {
+        for role, text in (("user", user), ("assistant", assistant)):
+            row = {
                 "session_id": session_id,
                 "execution_id": execution_id,
                 "role": role,
                 "content": redactor.text(storable_text(text)),
                 "created_at": now,
             }
-            for role, text in (("user", user), ("assistant", assistant))
-        ]
-        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-        added = connection.execute(
-            insert(session_turns).values(rows).on_conflict_do_nothing().returning(session_turns.c.seq)
-        ).all()
-        if not added:
-            return False
+            if not insert_new(connection, session_turns, row):
+                return False
         changes = {"updated_at": now} if remote_id is None else {"updated_at": now, "remote_id": remote_id}
         connection.execute(sessions.update().where(sessions.c.id == session_id).values(**changes))
         return True

@@ -4,11 +4,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, JsonValue
-from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.core.task import TaskKey
+from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.storable import storable
 from agent_pipelines.store.tables import task_state
 
@@ -45,24 +45,18 @@ class TaskState:
 
     def commit(self, connection: sa.Connection, task: TaskKey, execution_id: str, values: Mapping[str, JsonValue]) -> None:
         """Add the values that an execution leaves, without secrets; a second time for the same execution adds nothing."""
-        if not values:
-            return
         workspace, application, name = task
-        now = self._clock.now()
-        rows = [
-            {
+        for key, value in values.items():
+            row = {
                 "workspace": workspace,
                 "application": application,
                 "task": name,
                 "key": key,
                 "value": redactor.value(storable(value)),
                 "execution_id": execution_id,
-                "written_at": now,
+                "written_at": self._clock.now(),
             }
-            for key, value in values.items()
-        ]
-        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-        connection.execute(insert(task_state).values(rows).on_conflict_do_nothing())
+            insert_new(connection, task_state, row)
 
     def history(
         self, connection: sa.Connection, task: TaskKey, key: str, *, before: int | None = None, limit: int = 50
