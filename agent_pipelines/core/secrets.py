@@ -12,7 +12,8 @@ REPLACEMENT = "[secret]"
 # Shapes that are credentials whoever owns them; known values are replaced first and catch the rest.
 _SHAPES = re.compile(
     r"""(?ix)
-    \b(?:bearer|basic)\s+[a-z0-9._~+/=-]{8,}
+    (?<=\bbearer\s)(?=\S*\d)[a-z0-9._~+/=-]{12,}
+    | (?<=\bbasic\s)(?=\S*[\d=])[a-z0-9+/=]{12,}
     | \bsk-[a-z0-9_-]{8,}
     | \b(?:gh[pousr]|xox[baprs]|glpat|AIza|AKIA)[-_]?[a-z0-9-]{12,}
     | (?<=://)[^\s/:@]+:[^\s/@]+(?=@)

@@ -9,9 +9,8 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from pydantic import JsonValue
 
-from agent_pipelines.context.composer import Composed, Composer
-from agent_pipelines.context.templates import render
-from agent_pipelines.core.clock import Clock, Microseconds, isoformat
+from agent_pipelines.context.composer import Composed, Composer, deduplication_key
+from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import ErrorClass, ExecutionFailed, RuntimeFailure, Stage, StorageError
 from agent_pipelines.core.event import Final, Usage
 from agent_pipelines.core.execution import CheckResult, ExecutionResult, RunRef, Status, Verdict
@@ -115,8 +114,13 @@ class Runner:
         """Execute an invocation. Cancelling it cancels the agent's work, and is recorded."""
         trace = Trace(new_trace_id())
         started_at = self._clock.now()
-        skip, gate_failure = await self._ask_gate(gate, invocation)
-        admission = await self._admit(invocation, spec, run, trace, skip)
+        skip, early_failure = await self._ask_gate(gate, invocation)
+        dedupe_key = None
+        try:
+            dedupe_key = deduplication_key(spec, invocation)
+        except ExecutionFailed as failure:
+            early_failure = _Failure(failure.error_class, Stage.ADMIT, failure.message)
+        admission = await self._admit(invocation, spec, run, trace, skip, dedupe_key)
         stored = admission.execution
         if admission.outcome == "duplicate":
             reason = f"deduplicated into execution {stored.id} of run {stored.run_id}"
@@ -130,8 +134,8 @@ class Runner:
         frozen = known.model_copy(update={"spec_hash": stored.spec_hash, "deadline_at": deadline_at})
         work = _Work(spec, agent, run, checks, trace, stored, frozen, started_at)
         try:
-            if gate_failure is not None:
-                return await self._fail(work, gate_failure)
+            if early_failure is not None:
+                return await self._fail(work, early_failure)
             composed = await self._compose(work)
             if isinstance(composed, _Failure):
                 return await self._fail(work, composed)
@@ -164,8 +168,9 @@ class Runner:
             return None, _Failure(ErrorClass.CHECK, Stage.ADMIT, f"the gate raised {type(error).__name__}: {error}")
         return (answer if isinstance(answer, str) and answer else None), None
 
-    async def _admit(self, invocation: Invocation, spec: TaskSpec, run: RunRef, trace: Trace, skip: str | None) -> Admission:
-        dedupe_key = self._dedupe_key(invocation, spec)
+    async def _admit(
+        self, invocation: Invocation, spec: TaskSpec, run: RunRef, trace: Trace, skip: str | None, dedupe_key: str | None
+    ) -> Admission:
         executions, ticks = self._ledger.executions, self._ticks
 
         def admit(connection: sa.Connection) -> Admission:
@@ -204,18 +209,6 @@ class Runner:
             return Admission(admission.outcome, stored)
 
         return await self._database.write(admit)
-
-    def _dedupe_key(self, invocation: Invocation, spec: TaskSpec) -> str | None:
-        if spec.deduplicate_by is None:
-            return None
-        values: dict[str, JsonValue] = {
-            **spec.variables,
-            **invocation.variables,
-            "event": invocation.event,
-            "item": invocation.item,
-            "logical_time": isoformat(invocation.logical_at),
-        }
-        return render(spec.deduplicate_by, values)
 
     def _note(self, connection: sa.Connection, execution_id: str, kind: str, body: dict[str, JsonValue]) -> None:
         journal = self._ledger.journal

@@ -1,32 +1,18 @@
 """Making any value fit to be recorded."""
 
-import math
-from typing import Any, cast
+from typing import Any
 
 from pydantic import JsonValue
 
 from agent_pipelines.core.secrets import redactor
+from agent_pipelines.store.storable import storable, storable_text
 
 
 def recordable_text(text: str) -> str:
-    """The text without secrets and without the NUL character, which PostgreSQL cannot keep."""
-    return redactor.text(text.replace("\x00", ""))
+    """The text without secrets and without what a database cannot keep."""
+    return redactor.text(storable_text(text))
 
 
 def recordable(value: Any) -> JsonValue:
-    """The JSON-like value without secrets; NUL characters and numbers that JSON does not know become nothing and null."""
-    return _plain(redactor.value(value))
-
-
-def _plain(value: JsonValue) -> JsonValue:
-    match value:
-        case str():
-            return value.replace("\x00", "")
-        case float():
-            return value if math.isfinite(value) else None
-        case dict():
-            return {cast(str, _plain(key)): _plain(item) for key, item in value.items()}
-        case list():
-            return [_plain(item) for item in value]
-        case _:
-            return value
+    """The JSON-like value without secrets and without what a database cannot keep."""
+    return storable(redactor.value(value))

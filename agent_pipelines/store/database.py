@@ -24,6 +24,8 @@ _GROUP = 256  # operations that share a commit at most
 
 Result = TypeVar("Result")
 Operation = Callable[[sa.Connection], Result]
+Group = list[tuple[Operation[Any], Future[Any]]]
+Outcomes = list[tuple[Future[Any], Any, BaseException | None]]
 
 
 class Database:
@@ -111,20 +113,17 @@ class Database:
             if ending:
                 return
 
-    def _write_group(self, group: list[tuple[Operation[Any], Future[Any]]]) -> None:
-        outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
+    def _write_group(self, group: Group) -> None:
+        outcomes: Outcomes = []
         try:
-            with self.transaction() as connection:
-                for operation, future in group:
-                    connection.exec_driver_sql("SAVEPOINT operation")
-                    try:
-                        outcomes.append((future, operation(connection), None))
-                    except exc.OperationalError:
-                        raise  # the connection is not to be trusted with the rest of the group
-                    except Exception as error:
-                        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT operation")
-                        outcomes.append((future, None, error))
-                    connection.exec_driver_sql("RELEASE SAVEPOINT operation")
+            outcomes = self._commit(group)
+        except StorageError as error:
+            if len(group) > 1 and _is_deadlock(error):
+                # The server ended one of two groups that took the same rows in another order; one by one they cannot.
+                for one in group:
+                    self._write_group([one])
+                return
+            outcomes = [(future, None, error) for _, future in group]
         except BaseException as error:
             outcomes = [(future, None, error) for _, future in group]
         for future, result, error in outcomes:
@@ -134,6 +133,21 @@ class Database:
                 future.set_result(result)
             else:
                 future.set_exception(error)
+
+    def _commit(self, group: Group) -> Outcomes:
+        outcomes: Outcomes = []
+        with self.transaction() as connection:
+            for operation, future in group:
+                connection.exec_driver_sql("SAVEPOINT operation")
+                try:
+                    outcomes.append((future, operation(connection), None))
+                except exc.OperationalError:
+                    raise  # the connection is not to be trusted with the rest of the group
+                except Exception as error:
+                    connection.exec_driver_sql("ROLLBACK TO SAVEPOINT operation")
+                    outcomes.append((future, None, error))
+                connection.exec_driver_sql("RELEASE SAVEPOINT operation")
+        return outcomes
 
     def _after_fork(self) -> None:
         # The child owns neither the writer thread nor the sockets; closing them here would close the parent's.
@@ -152,6 +166,11 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _is_deadlock(error: StorageError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, exc.DBAPIError) and getattr(cause.orig, "pgcode", None) in ("40P01", "40001")
 
 
 def _driver_url(url: str) -> sa.URL:

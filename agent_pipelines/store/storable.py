@@ -1,4 +1,6 @@
-"""Text that both databases can hold."""
+"""Values that both databases can hold."""
+
+import math
 
 from pydantic import JsonValue
 
@@ -9,11 +11,13 @@ def storable_text(text: str) -> str:
 
 
 def storable(value: JsonValue) -> JsonValue:
-    """Return a JSON value with all its texts and keys made storable."""
+    """Return a JSON value with all its texts and keys made storable; a number that JSON does not know becomes null."""
     if isinstance(value, str):
         return storable_text(value)
     if isinstance(value, list):
         return [storable(item) for item in value]
     if isinstance(value, dict):
         return {storable_text(key): storable(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value

@@ -37,5 +37,5 @@ def test_text_in_the_shape_of_a_credential_vanishes(text: str) -> None:
 
 
 def test_plain_words_stay() -> None:
-    text = "The basic idea: ask-me-anything at https://example.com/a:b, risk-free, bearer of news."
+    text = "The basic understanding: ask-me-anything at https://example.com/a:b, risk-free, bearer instruments of news."
     assert Redactor().text(text) == text

@@ -205,5 +205,5 @@ def test_what_postgresql_cannot_keep_is_kept_as_far_as_possible(database: Databa
     execution_id = _admit(database, executions, invocation, RunRef(run_id="a")).execution.id
     with database.transaction() as connection:
         closed = executions.close(connection, execution_id, Status.SUCCEEDED, text="x\x00y", output={"n": float("inf")})
-    assert (closed.text, closed.output) == ("xy", {"n": None})
-    assert closed.invocation.variables == {"nul": "ab", "nan": None}
+    assert (closed.text, closed.output) == ("x\ufffdy", {"n": None})
+    assert closed.invocation.variables == {"nul": "a\ufffdb", "nan": None}

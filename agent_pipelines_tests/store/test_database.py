@@ -1,6 +1,8 @@
 import asyncio
 import os
 import sqlite3
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import sqlalchemy as sa
 from agent_pipelines.core.errors import StorageError
 from agent_pipelines.store.database import Database
 from agent_pipelines.store.tables import outbox
+from agent_pipelines_tests.conftest import create_postgres_database
 
 
 def _insert(connection: sa.Connection, kind: str) -> None:
@@ -91,3 +94,43 @@ def test_a_bare_postgresql_url_gets_the_driver_that_is_installed() -> None:
 def test_other_databases_are_refused() -> None:
     with pytest.raises(StorageError, match="'mysql' is not supported; use sqlite or postgresql"):
         Database("mysql://kim@127.0.0.1/x")
+
+
+def test_groups_that_deadlock_are_both_written(postgres_template: str) -> None:
+    url = create_postgres_database(postgres_template)
+    first, second = Database(url), Database(url)
+    with first.transaction() as connection:
+        for number in (1, 2):
+            connection.execute(
+                outbox.insert().values(workspace="w", application="a", task="t", kind=f"{number}", body={}, created_at=0)
+            )
+    crossing = threading.Barrier(2)
+    holding = threading.Event()
+
+    def add(kind: str, *, meet: bool = False, hold: bool = False) -> Callable[[sa.Connection], None]:
+        met: list[bool] = []
+
+        def operation(connection: sa.Connection) -> None:
+            if hold:
+                holding.wait(10)
+                return
+            connection.execute(outbox.update().where(outbox.c.kind == kind).values(created_at=outbox.c.created_at + 1))
+            if meet and not met:
+                met.append(True)
+                crossing.wait(10)
+
+        return operation
+
+    # The first operation keeps the writer busy until both crossing ones wait, so that these share a group.
+    futures = []
+    for database, order in ((first, ("1", "2")), (second, ("2", "1"))):
+        futures.append(database.submit(add("", hold=True)))
+        futures.append(database.submit(add(order[0], meet=True)))
+        futures.append(database.submit(add(order[1])))
+    holding.set()
+    for future in futures:
+        future.result(timeout=30)
+    with first.reading() as connection:
+        assert connection.execute(sa.select(outbox.c.created_at)).scalars().all() == [2, 2]
+    first.close()
+    second.close()
