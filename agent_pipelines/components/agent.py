@@ -1,0 +1,147 @@
+"""Agents in YAML."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr
+
+from agent_pipelines.components.problems import refuse
+from agent_pipelines.components.reading import Attributes, substitute, validate
+from agent_pipelines.components.resource import AgentResource, resource_key
+from agent_pipelines.components.scaffolding import AgentScaffolder
+from agent_pipelines.components.source import Source
+from agent_pipelines.core.errors import AgentPipelinesError, DefinitionError
+from agent_pipelines.core.secrets import redactor
+from agent_pipelines.core.trigger import NAME_PATTERN
+from agent_pipelines.runtimes import catalog
+
+
+class NodeSpec(BaseModel):
+    """One endpoint of an agent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=NAME_PATTERN, description="Name of the node, unique in its agent.", examples=["left"])
+    config: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of this node, over those of the agent.")
+
+
+class AgentSpec(BaseModel):
+    """A named agent: a runtime with its settings, on one or more nodes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(
+        pattern=NAME_PATTERN, description="Name that tasks use; defaults to the name of the folder.", examples=["writer"]
+    )
+    runtime: str = Field(description="Kind of runtime.", examples=["openai"])
+    config: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="Settings of the runtime. Secrets are named by their environment variable.",
+        examples=[{"base_url": "https://api.openai.com/v1", "model": "gpt-5-mini", "api_key_env": "OPENAI_API_KEY"}],
+    )
+    nodes: tuple[NodeSpec, ...] = Field(
+        default=(), description="Endpoints, the first one tried first; without any the agent is one node."
+    )
+
+
+class AgentAttributes(Attributes):
+    """The attributes of an agent in YAML."""
+
+    model_of: ClassVar[type[BaseModel]] = AgentSpec
+    optional = ("name",)
+
+
+@dg.scaffold_with(AgentScaffolder)
+class Agent(dg.Component, dg.Resolvable, AgentSpec):
+    """A named agent that tasks run on: one kind of runtime, on one or more nodes."""
+
+    _source: Source = PrivateAttr(default=Source())
+
+    @property
+    def source(self) -> Source:
+        """Where the agent is declared."""
+        return self._source
+
+    def declared_in(self, file: Path, root: Path) -> None:
+        """Say where the agent is declared, for one made by plain Python code."""
+        if self._source.file is None:
+            self._source = Source(file, root)
+
+    @classmethod
+    def model(cls) -> type[BaseModel]:
+        return AgentAttributes
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "Agent":
+        return super().load(attributes or AgentAttributes(), context)
+
+    @classmethod
+    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> "Agent":
+        assert isinstance(model, AgentAttributes)
+        source = Source.of(context)
+        values = substitute(model.written, context, source, verbatim=lambda way: False)
+        agent = validate(cls, {**source.named_by_folder, **values}, source)
+        agent._source = source
+        refuse(agent.problems())
+        return agent
+
+    def problems(self) -> list[DefinitionError]:
+        """What is wrong with the settings of the runtime; imports the runtime, opens nothing."""
+        source = self._source
+        kinds = catalog.kinds()
+        if self.runtime not in kinds:
+            near = difflib.get_close_matches(self.runtime, kinds, n=1)
+            guess = f"Did you mean `{near[0]}`? " if near else ""
+            fix = f"{guess}There is: {', '.join(sorted(kinds))}"
+            return [source.problem(f"there is no runtime `{self.runtime}`", ("runtime",), fix)]
+        try:
+            config_type = catalog.runtime_type(self.runtime).config_type
+        except AgentPipelinesError as error:
+            return [source.problem(str(error), ("runtime",))]
+        found: list[DefinitionError] = []
+        names = [node.name for node in self.nodes]
+        found += [
+            source.problem(f"two nodes are named `{name}`", ("nodes", index, "name"), "Give each a name of its own")
+            for index, name in enumerate(names)
+            if name in names[:index]
+        ]
+        for below, config in self._configs():
+            field = _credential(config)
+            if field is not None:
+                fix = "Put it into an environment variable and write the variable's name, as in `api_key_env: OPENAI_API_KEY`"
+                found.append(source.problem("holds a secret", (*below, field), fix))
+                continue
+            try:
+                validate(config_type, config, source, below=below)
+            except DefinitionError as error:
+                found.append(error)
+        return found
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        return dg.Definitions(resources={resource_key(self.name): self.resource()})
+
+    def resource(self) -> AgentResource:
+        """The agent as a Dagster resource."""
+        nodes = {node.name: {**self.config, **node.config} for node in self.nodes} or {"main": dict(self.config)}
+        return AgentResource(agent=self.name, runtime=self.runtime, nodes=nodes)
+
+    def _configs(self) -> list[tuple[tuple[str | int, ...], Mapping[str, JsonValue]]]:
+        if not self.nodes:
+            return [(("config",), self.config)]
+        return [(("nodes", index, "config"), {**self.config, **node.config}) for index, node in enumerate(self.nodes)]
+
+
+def _credential(config: Mapping[str, Any]) -> str | None:
+    return next((name for name, value in config.items() if _is_credential(value)), None)
+
+
+def _is_credential(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_is_credential, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_is_credential, value))
+    # A sentence may well hold the words of a credential.
+    return isinstance(value, str) and len(value.split()) <= 2 and redactor.text(value) != value

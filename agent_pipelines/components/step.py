@@ -1,0 +1,55 @@
+"""One execution inside a Dagster step."""
+
+from collections.abc import Mapping
+from typing import cast
+
+import dagster as dg
+from pydantic import JsonValue
+
+from agent_pipelines.components import outcome
+from agent_pipelines.components.request import Request
+from agent_pipelines.components.resource import AgentResource, resource_key
+from agent_pipelines.core.errors import ExecutionFailed
+from agent_pipelines.core.execution import ExecutionResult
+from agent_pipelines.core.task import TaskSpec
+from agent_pipelines.engine.launch import PREFIX
+from agent_pipelines.engine.place import database_url
+from agent_pipelines.execution.checks import load_checks, load_gate
+from agent_pipelines.hub import open_hub
+
+VERDICT_TAG = f"{PREFIX}verdict"
+"""Tag of a run that says what became of its request, where that is not plain from Dagster's own status."""
+
+
+def execute(
+    context: dg.OpExecutionContext | dg.AssetExecutionContext,
+    spec: TaskSpec,
+    *,
+    item: str | None = None,
+    partition: str | None = None,
+    variables: Mapping[str, JsonValue] | None = None,
+) -> ExecutionResult:
+    """Execute what the run of a step asks of a task.
+
+    Raises dg.Failure if the request itself cannot be read; a failed execution is in the result.
+    """
+    hub = open_hub(database_url(context.instance))
+    step = context.get_step_execution_context().step.key
+    request = Request(hub, context.instance, context.run, spec, step, item, partition, variables or {})
+    try:
+        invocation, run = request.read()
+    except ExecutionFailed as error:
+        raise dg.Failure(f"{error.error_class}: {error.message}", allow_retries=False) from error
+    agent = cast("AgentResource", getattr(context.resources, resource_key(spec.agent))).create()
+    result = hub.runner.execute(invocation, spec, agent, run=run, checks=load_checks(spec), gate=load_gate(spec))
+    _show(context, result)
+    return result
+
+
+def _show(context: dg.OpExecutionContext | dg.AssetExecutionContext, result: ExecutionResult) -> None:
+    verdict = outcome.verdict(result)
+    reason = f": {result.reason}" if result.reason else ""
+    context.log.info(f"{VERDICT_TAG} {verdict}{reason}, execution {result.execution_id}")
+    # The tag of a parent is copied to the runs that execute it again; it must not stay there.
+    if verdict not in ("ran", "failed") or VERDICT_TAG in context.run.tags:
+        context.instance.add_run_tags(context.run.run_id, {VERDICT_TAG: verdict})

@@ -1,0 +1,168 @@
+"""Tasks in YAML."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import dagster as dg
+import yaml
+from pydantic import BaseModel, PrivateAttr
+
+from agent_pipelines.components.agent import Agent
+from agent_pipelines.components.asset import task_asset
+from agent_pipelines.components.job import job_name, task_job
+from agent_pipelines.components.outcome import SCHEMA_CHECK
+from agent_pipelines.components.problems import refuse
+from agent_pipelines.components.reading import Attributes, substitute, validate
+from agent_pipelines.components.scaffolding import TaskScaffolder
+from agent_pipelines.components.schedules import schedules_for
+from agent_pipelines.components.sensors import sensors_for
+from agent_pipelines.components.source import Source, Way, way_of
+from agent_pipelines.core.errors import DefinitionError
+from agent_pipelines.core.task import TaskSpec
+from agent_pipelines.core.trigger import trigger_name
+
+PROMPT_FILE = "prompt.md"
+
+
+class TaskAttributes(Attributes):
+    """The attributes of a task in YAML."""
+
+    model_of: ClassVar[type[BaseModel]] = TaskSpec
+    optional = ("name",)
+
+
+@dg.scaffold_with(TaskScaffolder)
+class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
+    """A task for an agent: what it is asked, when, and what must come back.
+
+    It becomes an asset with its checks, a job, schedules and sensors. In YAML the name defaults to that of the folder and
+    the prompt to the file prompt.md in it. Templates of Dagster, as `{{ env.NAME }}`, work everywhere but in the texts that
+    are templates of ours: prompt, system, deduplicate_by and variables.
+    """
+
+    _source: Source = PrivateAttr(default=Source())
+    _agent: Agent | None = PrivateAttr(default=None)
+
+    @property
+    def source(self) -> Source:
+        """Where the task is declared."""
+        return self._source
+
+    def declared_in(self, file: Path, root: Path) -> None:
+        """Say where the task is declared, for one made by plain Python code."""
+        if self._source.file is None:
+            self._source = Source(file, root)
+
+    @property
+    def own_agent(self) -> Agent | None:
+        """The agent that is declared with the task, as for a Python function."""
+        return self._agent
+
+    @classmethod
+    def model(cls) -> type[BaseModel]:
+        return TaskAttributes
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "AgentTask":
+        return super().load(attributes or TaskAttributes(), context)
+
+    @classmethod
+    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> "AgentTask":
+        assert isinstance(model, TaskAttributes)
+        source = Source.of(context)
+        values = substitute(model.written, context, source, verbatim=_is_ours)
+        values, source = _with_prompt(values, source)
+        values, source = _with_schema(values, source)
+        task = validate(cls, {**source.named_by_folder, **values}, source)
+        task._source = source
+        refuse(task.problems())
+        return task
+
+    @classmethod
+    def made(cls, values: Mapping[str, Any], source: Source, own_agent: Agent) -> "AgentTask":
+        """A task that is declared in Python together with its agent. Raises DefinitionError."""
+        task = validate(cls, {**values, "agent": own_agent.name}, source)
+        task._source = source
+        task._agent = own_agent
+        refuse(task.problems())
+        return task
+
+    def problems(self) -> list[DefinitionError]:
+        """What Dagster would refuse, in our words."""
+        found = [
+            self.problem(f"`{SCHEMA_CHECK}` is the check of the schema", f"checks[{index}].name", "Choose another name")
+            for index, check in enumerate(self.checks)
+            if check.name == SCHEMA_CHECK
+        ]
+        for field, tags, owners in (("tags", self.tags, ()), ("owners", {}, self.owners)):
+            try:
+                dg.AssetSpec("x", tags=tags, owners=list(owners))
+            except Exception as error:
+                found.append(self.problem(str(error), field))
+        return found
+
+    def problem(self, problem: str, at: Way | str = (), fix: str | None = None) -> DefinitionError:
+        """An error about a field of this task, in which a trigger may go by its name."""
+        way = way_of(at) if isinstance(at, str) else tuple(at)
+        names = [trigger_name(trigger) for trigger in self.triggers]
+        if len(way) > 1 and way[0] == "triggers" and way[1] in names:
+            way = ("triggers", names.index(str(way[1])), *way[2:])
+        return self._source.problem(problem, way, fix)
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        job = job_name(self)
+        return dg.Definitions(
+            assets=[task_asset(self)],
+            jobs=[task_job(self)],
+            schedules=schedules_for(self, job),
+            sensors=sensors_for(self, job),
+            resources={} if self._agent is None else self._agent.build_defs(context).resources,
+        )
+
+
+def _is_ours(way: Way) -> bool:
+    match tuple(way):
+        case ("prompt" | "system" | "deduplicate_by" | "variables",):
+            return True
+        case ("triggers", int(), "variables") | ("output", "schema"):
+            return True
+        case _:
+            return False
+
+
+def _with_prompt(values: dict[str, Any], source: Source) -> tuple[dict[str, Any], Source]:
+    if "prompt" in values or source.file is None:
+        return values, source
+    file = source.file.parent / PROMPT_FILE
+    if not file.is_file():
+        return values, source
+    return {**values, "prompt": _text(file, source, "prompt")}, source.reading("prompt", file)
+
+
+def _with_schema(values: dict[str, Any], source: Source) -> tuple[dict[str, Any], Source]:
+    output = values.get("output")
+    if not isinstance(output, Mapping) or not isinstance(output.get("schema_file"), str) or source.file is None:
+        return values, source
+    field = "output.schema_file"
+    if "schema" in output:
+        raise source.problem("a schema is given twice", field, "Keep `schema` or `schema_file`")
+    file = source.file.parent / output["schema_file"]
+    text = _text(file, source, field)
+    try:
+        schema = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise source.problem(f"{file.name} cannot be parsed: {error}", field) from None
+    if not isinstance(schema, dict):
+        raise source.problem(f"{file.name} holds no JSON Schema but {type(schema).__name__}", field, "Write an object")
+    return {**values, "output": {**output, "schema": schema}}, source.reading("output.schema", file)
+
+
+def _text(file: Path, source: Source, field: str) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise source.problem(f"there is no file {file.name}", field, f"Write {file.name} beside the task") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise source.problem(f"{file.name} cannot be read: {error}", field, "Write it as UTF-8 text") from None

@@ -1,0 +1,65 @@
+"""The Dagster definitions of a project."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import dagster as dg
+
+from agent_pipelines.components.agent import Agent
+from agent_pipelines.components.consistency import duplicates, problems_between, problems_within
+from agent_pipelines.components.problems import refuse
+from agent_pipelines.components.resource import agent_of_key
+from agent_pipelines.components.sensors import reconciler_sensor
+from agent_pipelines.components.task import AgentTask
+from agent_pipelines.engine.project_tree import ProjectTree
+
+
+def definitions(path: Path | str) -> dg.Definitions:
+    """Load the defs folder of the dg project that a path lies in, and check that its tasks fit together.
+
+    Adds what every project has: runs execute in one process, and a sensor closes what a lost run left open. Opens nothing.
+    Raises DefinitionError that names file, field and fix, for all problems found at once.
+
+        @dg.definitions
+        def defs() -> dg.Definitions:
+            return agent_pipelines.definitions(Path(__file__).parent)
+    """
+    tree = ProjectTree.for_project(Path(path))
+    tasks, broken_tasks = _declared(tree, AgentTask)
+    declared_agents, broken_agents = _declared(tree, Agent)
+    agents = [*declared_agents, *(task.own_agent for task in tasks if task.own_agent is not None)]
+    refuse([*broken_tasks, *broken_agents, *problems_within(tasks, agents), *duplicates(tasks, agents)])
+    loaded = tree.build_all()
+    further_agents = {name for key in loaded.resources or {} if (name := agent_of_key(key)) is not None}
+    assets = _asset_keys(loaded.assets or ()) - {task.path for task in tasks}
+    refuse(list(problems_between(tasks, agents, further_agents=further_agents, assets=assets)))
+    added = dg.Definitions(executor=dg.in_process_executor if loaded.executor is None else None, sensors=[reconciler_sensor()])
+    return dg.Definitions.merge(loaded, added)
+
+
+def _declared(tree: ProjectTree, kind: type[Any]) -> tuple[list[Any], list[Any]]:
+    loaded, problems = tree.load_all(kind)
+    for component, file in loaded:
+        component.declared_in(file, tree.project_root)
+    return [component for component, _ in loaded], list(problems)
+
+
+def _asset_keys(assets: Iterable[object]) -> set[str]:
+    keys: set[str] = set()
+    for asset in assets:
+        found = getattr(asset, "keys", None) or [getattr(asset, "key", None)]
+        keys |= {key.to_user_string() for key in found if isinstance(key, dg.AssetKey)}
+    return keys
+
+
+class _Module(ModuleType):
+    """Makes `agent_pipelines.definitions(path)` work also where the name is bound to this module."""
+
+    def __call__(self, path: Path | str) -> dg.Definitions:
+        return definitions(path)
+
+
+sys.modules[__name__].__class__ = _Module

@@ -1,0 +1,159 @@
+import json
+
+import dagster as dg
+import pytest
+
+from agent_pipelines import AgentTask, Cron, DefinitionError, Event
+from agent_pipelines.components.problems import DefinitionErrors
+from agent_pipelines.components.task import TaskAttributes
+from agent_pipelines.core.errors import ErrorClass
+from agent_pipelines.core.task import TaskSpec
+from agent_pipelines.engine.project_tree import ProjectTree
+from agent_pipelines_tests.components.project import Project
+
+
+def _load(project: Project) -> AgentTask:
+    loaded, problems = ProjectTree.for_project(project.root).load_all(AgentTask)
+    if problems:
+        raise problems[0]
+    [(task, _)] = loaded
+    return task
+
+
+def test_name_and_prompt_default_to_folder_and_file(project: Project) -> None:
+    task = _load(project.task("daily_digest", prompt="Sum up {{ logical_time }}\n"))
+    assert task.name == "daily_digest"
+    assert task.prompt == "Sum up {{ logical_time }}\n"
+    assert task.source.where(("prompt",)).endswith("defs/daily_digest/prompt.md")
+    assert task.source.where(("agent",)).endswith("defs/daily_digest/defs.yaml:4")
+
+
+def test_a_written_prompt_goes_before_the_file(project: Project) -> None:
+    assert _load(project.task("digest", "prompt: Here", prompt="There")).prompt == "Here"
+
+
+def test_templates_of_ours_are_left_alone(project: Project) -> None:
+    task = _load(
+        project.task(
+            "digest",
+            """
+            prompt: "{{ day }} and {{ commit }}"
+            system: "{{ day }}"
+            deduplicate_by: "{{ commit }}"
+            variables: {day: "{{ not.ours }}", nested: {list: ["{{ x }}"]}}
+            triggers:
+              - kind: event
+                event: push
+                variables: {commit: "{{ event.commit }}", all: ["{{ event.files }}", {deep: "{% if x %}{% endif %}"}]}
+            output: {schema: {type: string, pattern: "^{{"}}
+            """,
+        )
+    )
+    assert task.prompt == "{{ day }} and {{ commit }}"
+    assert task.system == "{{ day }}"
+    assert task.deduplicate_by == "{{ commit }}"
+    assert task.variables == {"day": "{{ not.ours }}", "nested": {"list": ["{{ x }}"]}}
+    trigger = task.triggers[0]
+    assert isinstance(trigger, Event)
+    assert trigger.variables == {
+        "commit": "{{ event.commit }}",
+        "all": ["{{ event.files }}", {"deep": "{% if x %}{% endif %}"}],
+    }
+    assert task.output.schema_ == {"type": "string", "pattern": "^{{"}
+
+
+def test_templates_of_dagster_work_everywhere_else(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIGEST_CRON", "5 4 * * *")
+    monkeypatch.setenv("DIGEST_PRIORITY", "7")
+    task = _load(
+        project.task(
+            "digest",
+            """
+            priority: "{{ env.DIGEST_PRIORITY }}"
+            triggers: [{kind: cron, cron: "{{ env.DIGEST_CRON }}"}]
+            """,
+        )
+    )
+    assert task.priority == 7
+    assert task.triggers == (Cron(cron="5 4 * * *"),)
+
+
+def test_plain_texts_stay_texts(project: Project) -> None:
+    task = _load(project.task("digest", "tags: {year: '2024', answer: 'None'}"))
+    assert task.tags == {"year": "2024", "answer": "None"}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "field", "words"),
+    [
+        ("emits: 'made {{ nmae }}'", "emits", "`nmae` is not a name"),
+        ("emits: '{{ env.SURELY_NOT_SET }}'", "emits", "Set the environment variable"),
+        ("emits: '{{ oops'", "emits", "not a template"),
+    ],
+)
+def test_a_template_without_a_value_is_refused(project: Project, attributes: str, field: str, words: str) -> None:
+    with pytest.raises(DefinitionError, match=words) as caught:
+        _load(project.task("digest", attributes))
+    assert caught.value.field == field
+    assert "defs/digest/defs.yaml:5" in str(caught.value)
+
+
+def test_error_classes_of_the_retry_policy_have_a_key_that_yaml_reads(project: Project) -> None:
+    assert _load(project.task("digest", "retry:\n  errors: [timeout]")).retry.errors == (ErrorClass.TIMEOUT,)
+
+
+@pytest.mark.parametrize(("name", "text"), [("schema.json", '{"type": "object"}'), ("schema.yaml", "type: object")])
+def test_the_schema_comes_from_its_file(project: Project, name: str, text: str) -> None:
+    project.task("digest", f"output: {{schema_file: {name}}}").file(f"digest/{name}", text)
+    task = _load(project)
+    assert task.output.schema_ == {"type": "object"}
+    assert task.output.is_json
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "there is no file schema.json. Write schema.json beside the task"),
+        ("{", "schema.json cannot be parsed"),
+        ("[]", "schema.json holds no JSON Schema but list"),
+        ('{"type": "strnig"}', "not a JSON Schema at $.type"),
+    ],
+)
+def test_a_schema_file_that_is_none_is_refused(project: Project, text: str | None, words: str) -> None:
+    project.task("digest", "output: {schema_file: schema.json}")
+    if text is not None:
+        project.file("digest/schema.json", text)
+    with pytest.raises(DefinitionError) as caught:
+        _load(project)
+    assert words in str(caught.value)
+    assert "output.schema" in str(caught.value)
+    assert "defs/digest" in str(caught.value)
+
+
+def test_a_task_without_attributes_is_refused_in_words(project: Project) -> None:
+    project.file("digest/defs.yaml", "type: agent_pipelines.components.AgentTask\n")
+    with pytest.raises(DefinitionErrors, match="field `intent`: is missing"):
+        _load(project)
+
+
+def test_a_task_can_be_made_in_python() -> None:
+    task = AgentTask(name="digest", intent="Sum up", agent="writer", triggers=(Cron(cron="0 6 * * *"),))
+    assert isinstance(task, TaskSpec)
+    assert TaskSpec.model_validate(task.canonical()).spec_hash == task.spec_hash
+
+
+def test_a_task_can_be_loaded_as_components_are_in_tests() -> None:
+    attributes = {"name": "digest", "intent": "Sum up", "agent": "writer", "prompt": "{{ day }}", "variables": {"day": 1}}
+    assert AgentTask.from_attributes_dict(attributes=attributes).prompt == "{{ day }}"
+    assert AgentTask.resolve_from_dict
+    defs = AgentTask.from_attributes_dict(attributes=attributes).build_defs(dg.ComponentTree.for_test().load_context)
+    assert [asset.keys for asset in defs.assets or ()] == [{dg.AssetKey(["default", "digest"])}]  # pyright: ignore
+
+
+def test_the_json_schema_names_every_field_and_describes_it() -> None:
+    schema = TaskAttributes.model_json_schema()
+    json.dumps(schema)
+    assert set(schema["properties"]) == set(TaskSpec.model_fields)
+    assert schema["additionalProperties"] is False
+    assert schema["required"] == ["intent", "agent"]
+    assert all("description" in part for part in schema["properties"].values())
