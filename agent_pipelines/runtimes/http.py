@@ -19,6 +19,7 @@ from agent_pipelines.core.duration import Duration
 from agent_pipelines.core.errors import ErrorClass, RuntimeFailure
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.runtimes.base import RuntimeConfig
+from agent_pipelines.runtimes.excerpt import excerpt
 
 _CREDENTIAL_HEADERS = ("authorization", "proxy-authorization", "cookie", "api-key", "x-api-key", "x-goog-api-key")
 
@@ -235,12 +236,6 @@ def retry_after(headers: Mapping[str, str], now: Microseconds) -> float | None:
         if seconds < float("inf"):
             return max(seconds, 0.0)
     return None
-
-
-def excerpt(text: str, limit: int = 400) -> str:
-    """A text for an error message: without secrets, on one line, and short."""
-    line = " ".join(redactor.text(text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def read_json(body: bytes | str, where: str) -> JsonValue:

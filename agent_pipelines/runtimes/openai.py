@@ -12,7 +12,8 @@ from agent_pipelines.core.errors import ErrorClass, RuntimeFailure
 from agent_pipelines.core.event import AgentEvent, Final, Reasoning, Text, ToolCall, Usage, UsageReport
 from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.runtimes.base import Capabilities, Runtime, secret_from_environment
-from agent_pipelines.runtimes.http import Http, HttpConfig, bearer, excerpt, failure_of_error, read_json
+from agent_pipelines.runtimes.excerpt import excerpt
+from agent_pipelines.runtimes.http import Http, HttpConfig, bearer, failure_of_error, read_json
 
 _PATH = "/chat/completions"
 _OURS = ("model", "messages", "stream", "n")

@@ -29,7 +29,7 @@ def invocation(prompt: str = "hello", **fields: Any) -> Invocation:
 
 
 async def collect(runtime: Runtime[Any], request: Invocation) -> list[AgentEvent]:
-    async with aclosing(runtime.stream(request)) as events:  # type: ignore[type-var]
+    async with aclosing(runtime.stream(request)) as events:
         return [event async for event in events]
 
 
