@@ -21,7 +21,7 @@ class PythonResult:
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
-        self._has_ended = False
+        self._final: Final | None = None
 
     def take_returned(self, value: object) -> Iterator[AgentEvent]:
         """The events of a returned value: a text, an event, nothing, or anything else that has a JSON form."""
@@ -41,7 +41,7 @@ class PythonResult:
 
     def take(self, item: object) -> Iterator[AgentEvent]:
         """The events of one yielded item: a text or an event."""
-        if self._has_ended:
+        if self._final is not None:
             raise RuntimeFailure(ErrorClass.AGENT, "the function yielded something after its Final; end with that")
         if isinstance(item, str):
             item = Text(text=item)
@@ -54,15 +54,15 @@ class PythonResult:
                 return
             self._pieces.append(item.text)
         if isinstance(item, Final):
-            self._has_ended = True
+            self._final = item  # kept back: what comes after it may still fail
             if item.text and not self._pieces:
                 yield Text(text=item.text)
-        yield item
+        else:
+            yield item
 
     def finish(self) -> Iterator[AgentEvent]:
-        """The Final, if the callable gave none."""
-        if not self._has_ended:
-            yield Final(text="".join(self._pieces))
+        """The Final that the callable gave, or one that is made of its texts."""
+        yield self._final or Final(text="".join(self._pieces))
 
 
 def is_event(value: object) -> TypeGuard[AgentEvent]:
