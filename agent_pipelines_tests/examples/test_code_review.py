@@ -3,11 +3,10 @@ from typing import Any
 
 import pytest
 
-from agent_pipelines.core.invocation import Invocation, Origin
 from examples.agents.code_review import CodeReview, CodeReviewFacts
 from examples.agents.facts import BadFactsError
 from examples.agents.toolbox import Toolbox
-from examples.code_review.backlog import commits
+from examples.code_review.backlog import backlog
 from examples.code_review.make_repository import CHANGES, make_repository
 from examples.code_review.repository import repository
 
@@ -28,11 +27,11 @@ def review(commit: str, told: list[str] | None = None) -> dict[str, Any]:
 
 
 def test_the_bundle_is_what_the_script_makes(tmp_path: Path) -> None:
-    assert make_repository(tmp_path) == [commit["commit"] for commit in repository().commits()]
+    assert make_repository(tmp_path) == [commit.sha for commit in repository().commits()]
 
 
 def test_each_commit_has_exactly_the_findings_on_the_lines_that_it_wrote() -> None:
-    reviews = [review(commit["commit"]) for commit in repository().commits()]
+    reviews = [review(commit.sha) for commit in repository().commits()]
 
     assert [answer["title"] for answer in reviews] == [change.title for change in CHANGES]
     found = {
@@ -45,19 +44,19 @@ def test_each_commit_has_exactly_the_findings_on_the_lines_that_it_wrote() -> No
 
 
 def test_an_old_defect_in_a_touched_file_is_not_held_against_the_commit() -> None:
-    (commit,) = (known for known in repository().commits() if known["title"] == "Round weights up")
+    (commit,) = (known for known in repository().commits() if known.title == "Round weights up")
 
     # The mutable default of an earlier commit is still in the file.
-    assert "surcharges: list[int] = []" in repository().text(commit["commit"], "parcels/pricing.py")
-    assert review(commit["commit"])["findings"] == []
+    assert "surcharges: list[int] = []" in repository().text(commit.sha, "parcels/pricing.py")
+    assert review(commit.sha)["findings"] == []
 
 
 def test_a_finding_says_what_and_how_bad() -> None:
-    (commit,) = (known for known in repository().commits() if known["title"] == "Print labels")
+    (commit,) = (known for known in repository().commits() if known.title == "Print labels")
     told: list[str] = []
-    answer = review(commit["commit"][:8], told)
+    answer = review(commit.sha[:8], told)
 
-    assert answer["commit"] == commit["commit"]
+    assert answer["commit"] == commit.sha
     assert answer["size"] == {"files": 1, "added": 9, "removed": 0}
     assert answer["findings"][1]["severity"] == "error"
     assert answer["findings"][1]["message"] == "Undefined name `zone_name`"
@@ -72,20 +71,7 @@ def test_an_unknown_commit_is_refused_in_words(name: str) -> None:
 
 
 def test_the_backlog_lists_the_commits_oldest_first() -> None:
-    def invocation(**variables: int) -> Invocation:
-        return Invocation(
-            task="backlog",
-            spec_hash="x",
-            trigger="nightly",
-            origin=Origin.SCHEDULE,
-            occurrence="0",
-            due_at=0,
-            logical_at=0,
-            variables=dict(variables),
-        )
-
-    everything = commits(invocation())["commits"]
-    assert [commit["title"] for commit in everything] == [change.title for change in CHANGES]
-    assert commits(invocation(limit=2))["commits"] == everything[-2:]
+    assert [commit.title for commit in backlog()] == [change.title for change in CHANGES]
+    assert backlog(2) == backlog()[-2:]
     with pytest.raises(ValueError, match="variable `limit` is 0"):
-        commits(invocation(limit=0))
+        backlog(0)

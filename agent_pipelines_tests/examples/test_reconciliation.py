@@ -39,6 +39,9 @@ def test_a_clean_hour_is_balanced_although_the_bank_leaves_references_out(tmp_pa
     assert answer["matched_by"]["amount_and_date"] == int((bank_feed(hour)["reference"] == "").sum()) > 0
     assert answer["total_cents"] == answer["feed_total_cents"] == int(ledger(hour)["amount_cents"].sum())
     assert answer["mismatches"] == []
+    assert answer["case"] is None
+    # The hour of 13:00 holds what was booked before it.
+    assert ledger(hour)["booked_at"].between("2024-03-05T12:00:00Z", "2024-03-05T12:59:59Z").all()
     assert not (tmp_path / "cases").exists()
 
 
@@ -62,13 +65,12 @@ def test_a_mismatch_opens_a_case_with_its_context_once(tmp_path: Path) -> None:
     assert differs["difference_cents"] == differs["feed"]["amount_cents"] - differs["ledger"]["amount_cents"]
     assert "two digits may have changed places" in differs["explanation"]
 
-    cases = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "cases").glob("*.json")}
-    assert set(cases) == {missing["case"], differs["case"]}
-    assert cases[missing["case"]]["feed"] == missing["feed"]
-    assert cases[missing["case"]]["candidates"] == missing["candidates"]
+    (case,) = (tmp_path / "cases").iterdir()
+    assert case.stem == answer["case"]
+    assert json.loads(case.read_text())["mismatches"] == [missing, differs]
 
     assert reconcile(tmp_path, DAY + timedelta(hours=14)) == answer
-    assert len(list((tmp_path / "cases").iterdir())) == 2
+    assert list((tmp_path / "cases").iterdir()) == [case]
 
 
 def test_matching_goes_on_where_it_was_left(tmp_path: Path) -> None:
@@ -112,10 +114,10 @@ def test_cancelled_work_stops_between_pages(tmp_path: Path) -> None:
 
 
 def test_the_hour_that_ended_last_is_meant(tmp_path: Path) -> None:
-    assert ReconciliationFacts(logical_time=DAY + timedelta(hours=15)).beginning() == DAY + timedelta(hours=14)
-    assert ReconciliationFacts(logical_time=DAY + timedelta(hours=15, minutes=59)).beginning() == DAY + timedelta(hours=14)
-    with pytest.raises(BadFactsError, match="not the beginning of an hour"):
-        ReconciliationFacts(hour=DAY + timedelta(minutes=5)).beginning()
+    assert ReconciliationFacts(logical_time=DAY + timedelta(hours=15)).end() == DAY + timedelta(hours=15)
+    assert ReconciliationFacts(logical_time=DAY + timedelta(hours=15, minutes=59)).end() == DAY + timedelta(hours=15)
+    with pytest.raises(BadFactsError, match="not a full hour"):
+        ReconciliationFacts(hour=DAY + timedelta(minutes=5)).end()
 
 
 def test_settlement_nets_by_counterparty_and_is_written_once(tmp_path: Path) -> None:

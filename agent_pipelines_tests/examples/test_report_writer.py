@@ -40,7 +40,7 @@ def test_the_report_adds_up() -> None:
 
     assert text == (
         "# Morning report, 2026-03-06\n\n"
-        "In the last 24 hours 5 executions of 2 tasks were recorded: 1 failed, 1 skipped, 3 succeeded. "
+        "In the last 24 hours 5 executions of 2 tasks in the record: 1 failed, 1 skipped, 3 succeeded. "
         "75.0% of those that ended did so well. They used 1,400 tokens and 0.5000 USD. The longest took 4.0 min (b/y).\n\n"
         "## By task\n\n"
         "| Task | Succeeded | Failed | Other | Retried | Median | Longest | Tokens |\n"
@@ -55,7 +55,14 @@ def test_the_report_adds_up() -> None:
 
 
 def test_a_night_without_work_is_told_so() -> None:
-    assert report(executions=[], day="2026-03-05") == "# Morning report, 2026-03-05\n\nNothing ran in the last 24 hours.\n"
+    assert report(executions=[], day="2026-03-05") == "# Morning report, 2026-03-05\n\nIn the last 24 hours nothing ran.\n"
+
+
+def test_the_report_says_what_it_has_read() -> None:
+    text = report(executions=ROWS[:1], day="2026-03-06", hours=12, until="2026-03-06T05:55:00Z", left_out=7)
+
+    assert "\n\nIn the 12 hours before 2026-03-06T05:55:00Z 1 execution of 1 task in the record" in text
+    assert "At least 7 older ones are not in this report." in text
 
 
 def test_executions_that_all_wait_have_no_times() -> None:

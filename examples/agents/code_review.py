@@ -64,13 +64,20 @@ def show_commit(commit: str) -> Json:
         known = repository().commit(commit)
     except LookupError as error:
         raise ToolError(str(error.args[0])) from None
-    return {**known, "size": repository().size(known["commit"]), "diff": repository().diff(known["commit"])}
+    return {
+        "commit": known.sha,
+        "title": known.title,
+        "author": known.author,
+        "committed_at": known.committed_at,
+        "size": repository().size(known.sha),
+        "diff": repository().diff(known.sha),
+    }
 
 
 def lint_commit(commit: str) -> Json:
     """What the linter (ruff) finds on the lines that a commit wrote, in the Python files that it touched."""
     try:
-        full = repository().commit(commit)["commit"]
+        full = repository().commit(commit).sha
     except LookupError as error:
         raise ToolError(str(error.args[0])) from None
     changed = {path: lines for path, lines in repository().changed_lines(full).items() if path.endswith(".py")}

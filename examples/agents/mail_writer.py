@@ -83,7 +83,8 @@ class MailWriter(Agent[MailFacts]):
         sent = tools.call("send_mail", key=facts.key, to=facts.to, subject=subject, body=greeting)
         if sent["sent_before"]:
             tools.tell("this mail went out before; nothing was sent again")
-        return {"message_id": sent["message_id"], "to": sent["to"], "subject": sent["subject"], "sent": True}
+        told = f"{sent['subject']} went to {', '.join(sent['to'])}."
+        return {**{name: sent[name] for name in ("message_id", "to", "subject")}, "sent": True, "summary": told}
 
 
 def _message(message_id: str, to: list[str], subject: str, body: str) -> EmailMessage:

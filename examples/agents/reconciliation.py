@@ -22,15 +22,15 @@ class ReconciliationFacts(HourFacts):
 
 
 class Reconciliation(Agent[ReconciliationFacts]):
-    """Matches by reference, then by counterparty, amount and date, and opens a case for each difference."""
+    """Matches by reference, then by counterparty, amount and date, and opens a case for an hour that does not balance."""
 
     name: ClassVar[str] = "reconciliation"
     facts_type: ClassVar[type[Facts]] = ReconciliationFacts
     instructions: ClassVar[str] = (
         "You reconcile one hour of bank payments with the ledger. Call match_next until it says that it is done, then "
-        "unmatched_rows; look up the nearest candidates of each row without a counterpart, and open a case for every "
-        "difference under the key `reconciliation/<hour>/<kind>/<row>`, kind being missing_in_ledger, missing_in_feed or "
-        "amount_differs, and row the name of the feed's row where there is one. The hour is balanced if there is no difference."
+        "unmatched_rows; look up the nearest candidates of each row without a counterpart. If there is any difference, "
+        "open one case for the hour with all of them, of kind missing_in_ledger, missing_in_feed or amount_differs; otherwise "
+        "the hour is balanced."
     )
 
     def __init__(self, home: Path) -> None:
@@ -81,16 +81,15 @@ class Reconciliation(Agent[ReconciliationFacts]):
             return matching.nearest(known, "feed")
         raise ToolError(f"nearest_candidates: {written(hour)} has no row {row!r}")
 
-    def open_case(self, key: str, hour: AwareDatetime, kind: str, context: dict[str, Any]) -> Json:
-        """Open a case for a person, with the rows of both sides and the nearest candidates; once for a key."""
+    def open_case(self, hour: AwareDatetime, mismatches: list[dict[str, Any]]) -> Json:
+        """Open the case of an hour for a person, with the rows of both sides and the nearest candidates; once an hour."""
+        key = f"reconciliation {written(hour)}"
         case = self._cases.path(key).stem
-        new = self._cases.create(
-            key, {"case": case, "key": key, "status": "open", "hour": written(hour), "kind": kind, **context}
-        )
+        new = self._cases.create(key, {"case": case, "status": "open", "hour": written(hour), "mismatches": mismatches})
         return {"case": case, "new": new}
 
     def work(self, facts: ReconciliationFacts, tools: Toolbox) -> dict[str, Any]:
-        hour = facts.beginning()
+        hour = facts.end()
         page = tools.call("match_next", hour=written(hour))
         if page["from"]:
             tools.tell(f"resumed at row {page['from']} of {page['of']}: the rows before were matched earlier")
@@ -108,13 +107,7 @@ class Reconciliation(Agent[ReconciliationFacts]):
             row = (mismatch["feed"] or mismatch["ledger"])["row"]
             one_sided = mismatch["kind"] != "amount_differs"
             mismatch["candidates"] = tools.call("nearest_candidates", hour=written(hour), row=row) if one_sided else []
-            mismatch["case"] = tools.call(
-                "open_case",
-                key=f"reconciliation/{written(hour)}/{mismatch['kind']}/{row}",
-                hour=written(hour),
-                kind=mismatch["kind"],
-                context={name: mismatch[name] for name in ("explanation", "feed", "ledger", "difference_cents", "candidates")},
-            )["case"]
+        case = tools.call("open_case", hour=written(hour), mismatches=mismatches)["case"] if mismatches else None
         return {
             "hour": written(hour),
             "matched": left["matched"],
@@ -122,6 +115,7 @@ class Reconciliation(Agent[ReconciliationFacts]):
             "unmatched_feed": [row["row"] for row in left["feed"]],
             "unmatched_ledger": [row["row"] for row in left["ledger"]],
             "mismatches": mismatches,
+            "case": case,
             "feed_total_cents": left["feed_total_cents"],
             "total_cents": left["ledger_total_cents"],
             "balanced": not mismatches,
@@ -163,4 +157,4 @@ def _euros(cents: int) -> str:
 def _summary(hour: str, matched: int, mismatches: list[dict[str, Any]]) -> str:
     if not mismatches:
         return f"{hour}: {matched} payments matched, the hour is balanced."
-    return f"{hour}: {matched} payments matched, {len(mismatches)} difference(s); a case is open for each."
+    return f"{hour}: {matched} payments matched, {len(mismatches)} difference(s); a case is open."

@@ -40,6 +40,10 @@ class ReportFacts(Facts):
     logical_time: AwareDatetime | None = None
     timezone: str = "UTC"
     hours: float = 24.0
+    until: str | None = None
+    """The instant up to which the executions were read."""
+    left_out: int = 0
+    """Executions that there are besides."""
 
     def dated(self) -> str:
         """The day that the report is dated. Raises BadFactsError if the facts name none."""
@@ -69,9 +73,7 @@ class ReportWriter(Agent[ReportFacts]):
         rows = [row.model_dump() for row in facts.executions]
         numbers = tools.call("summarise_executions", executions=rows)
         return (
-            "\n\n".join(
-                [f"# Morning report, {day}", _opening(numbers, facts.hours), *_tasks(numbers), *_failures(rows), *_found(rows)]
-            )
+            "\n\n".join([f"# Morning report, {day}", _opening(numbers, facts), *_tasks(numbers), *_failures(rows), *_found(rows)])
             + "\n"
         )
 
@@ -117,18 +119,20 @@ def _number(value: float) -> float | None:
     return None if pd.isna(value) else round(float(value), 3)
 
 
-def _opening(numbers: dict[str, Any], hours: float) -> str:
+def _opening(numbers: dict[str, Any], facts: ReportFacts) -> str:
+    when = f"In the {facts.hours:g} hours before {facts.until}" if facts.until else f"In the last {facts.hours:g} hours"
     if not numbers["executions"]:
-        return f"Nothing ran in the last {hours:g} hours."
+        return f"{when} nothing ran."
     statuses = ", ".join(f"{count} {status}" for status, count in numbers["statuses"].items())
     ended = sum(numbers["statuses"].get(status, 0) for status in ("succeeded", "failed"))
     share = f" {numbers['statuses'].get('succeeded', 0) / ended:.1%} of those that ended did so well." if ended else ""
     slowest = numbers["slowest"]
     longest = f" The longest took {_seconds(slowest[0]['seconds'])} ({slowest[0]['task']})." if slowest else ""
+    more = f" At least {facts.left_out} older ones are not in this report." if facts.left_out else ""
     money = f" and {numbers['cost_usd']:.4f} USD" if numbers["cost_usd"] else ""
     return (
-        f"In the last {hours:g} hours {numbers['executions']} executions of {len(numbers['tasks'])} tasks were recorded: "
-        f"{statuses}.{share} They used {numbers['tokens']:,} tokens{money}.{longest}"
+        f"{when} {_many(numbers['executions'], 'execution')} of {_many(len(numbers['tasks']), 'task')} "
+        f"in the record: {statuses}.{share} They used {_many(numbers['tokens'], 'token')}{money}.{longest}{more}"
     )
 
 
@@ -165,6 +169,10 @@ def _failures(rows: list[dict[str, Any]]) -> list[str]:
 def _found(rows: list[dict[str, Any]]) -> list[str]:
     lines = list(dict.fromkeys(f"- {row['task']}: {_line(row['summary'])}" for row in rows if row["summary"]))
     return ["## What the agents found", "\n".join(lines)] if lines else []
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

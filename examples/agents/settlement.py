@@ -49,7 +49,7 @@ class Settlement(Agent[SettlementFacts]):
         return {"instruction": instruction, "new": new}
 
     def work(self, facts: SettlementFacts, tools: Toolbox) -> dict[str, Any]:
-        hour = written(facts.beginning())
+        hour = written(facts.end())
         if not facts.balanced:
             raise BadFactsError(f"{hour} is not balanced; it cannot be settled before its cases are closed")
         net = tools.call("net_positions", hour=hour)
@@ -61,6 +61,7 @@ class Settlement(Agent[SettlementFacts]):
             "positions": net["positions"],
             "total_cents": net["total_cents"],
             "instruction": written_["instruction"],
+            "summary": f"{hour}: settled with {len(net['positions'])} counterparties.",
         }
 
 

@@ -4,8 +4,8 @@ import functools
 import re
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 from examples.code_review.git import git
 
@@ -14,10 +14,11 @@ BUNDLE = Path(__file__).with_name("repository.bundle")
 _HUNK = re.compile(r"^@@ -\d+(?:,\d+)? \+(?P<start>\d+)(?:,(?P<count>\d+))? @@")
 
 
-class Commit(TypedDict):
+@dataclass(frozen=True)
+class Commit:
     """What git says about a commit."""
 
-    commit: str
+    sha: str
     title: str
     author: str
     committed_at: str
@@ -35,13 +36,13 @@ class Repository:
         """All commits, oldest first."""
         lines = git(self.path, "log", "--reverse", "--format=%H%x09%an%x09%cI%x09%s", "main").splitlines()
         fields = [line.split("\t", 3) for line in lines]
-        return [Commit(commit=full, author=author, committed_at=at, title=title) for full, author, at, title in fields]
+        return [Commit(sha=sha, author=author, committed_at=at, title=title) for sha, author, at, title in fields]
 
     def commit(self, name: str) -> Commit:
         """A commit by its hash, seven digits at least. Raises LookupError if there is none."""
         if re.fullmatch(r"[0-9a-f]{7,40}", name):
             for known in self.commits():
-                if known["commit"].startswith(name):
+                if known.sha.startswith(name):
                     return known
         raise LookupError(f"the repository has no commit {name!r} on main")
 

@@ -1,6 +1,7 @@
 """An hour of payments as a bank reports them and as a company's ledger holds them. Generated, not real.
 
-The same hour gives the same rows on every machine. Mismatches are planted in the hours of `PLANTED`; all others agree.
+An hour is named by its end: the one of 14:00 holds what was booked from 13:00 to before 14:00. The same hour gives the same
+rows on every machine. Mismatches are planted in the hours of `PLANTED`; all others agree.
 """
 
 import random
@@ -34,7 +35,7 @@ def ledger(hour: datetime) -> pd.DataFrame:
 
 def _both_sides(hour: datetime) -> tuple[list[Row], list[Row]]:
     if hour.tzinfo is None or hour != hour.replace(minute=0, second=0, microsecond=0):
-        raise ValueError(f"{hour.isoformat()} is not the beginning of an hour with a UTC offset")
+        raise ValueError(f"{hour.isoformat()} is not a full hour with a UTC offset")
     hour = hour.astimezone(UTC)
     source = random.Random(f"bank {hour:%Y-%m-%dT%H}")
     payments = sorted((_payment(hour, source) for _ in range(source.randint(90, 140))), key=lambda row: row["booked_at"])
@@ -61,7 +62,7 @@ def _payment(hour: datetime, source: random.Random) -> Row:
     return {
         "counterparty": source.choice(COUNTERPARTIES),
         "amount_cents": source.choice((1, 1, -1)) * cents,
-        "booked_at": (hour + timedelta(seconds=source.randrange(3_600))).isoformat().replace("+00:00", "Z"),
+        "booked_at": (hour - timedelta(seconds=source.randint(1, 3_600))).isoformat().replace("+00:00", "Z"),
     }
 
 

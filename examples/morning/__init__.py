@@ -1,0 +1,1 @@
+"""What the report about the night is made from."""
