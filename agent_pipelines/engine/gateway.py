@@ -16,6 +16,7 @@ from agent_pipelines.core.clock import Microseconds, from_microseconds, to_micro
 from agent_pipelines.core.errors import DefinitionError, StorageError
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.engine.launch import PREFIX, Launch
+from agent_pipelines.engine.ticks import REPAIR, Tick
 
 QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
 """Dagster's name of the daemon that takes runs out of the queue."""
@@ -113,10 +114,16 @@ class DagsterGateway:
         )
         return [_stored(record) for record in self._instance.get_run_records(filters, limit=limit, cursor=before)]
 
-    def runs_of_tick(self, task: str, trigger: str, occurrence: str) -> Sequence[StoredRun]:
-        """The runs that were launched for a tick of a task `application/task`, re-executions among them, newest first."""
-        values = {"task": task, "trigger": trigger, "occurrence": occurrence}
-        return self.runs(tags={f"{PREFIX}{name}": value for name, value in values.items()})
+    def runs_of_tick(self, tick: Tick) -> Sequence[StoredRun]:
+        """The runs that were launched for a tick, re-executions among them, newest first."""
+        values = {"task": f"{tick.application}/{tick.task}", "trigger": tick.trigger, "occurrence": tick.occurrence}
+        if tick.trigger == REPAIR:
+            values = {REPAIR: tick.occurrence}
+        found = list(self.runs(tags={f"{PREFIX}{name}": value for name, value in values.items()}))
+        if tick.run_id is not None and all(run.run_id != tick.run_id for run in found):
+            reserved = self.run(tick.run_id)
+            return found if reserved is None else [*found, reserved]
+        return found
 
     def wait(self, run_id: str, *, poll: float = 0.2, sleep: Callable[[float], None] = time.sleep) -> str | None:
         """Wait until a run is over; returns its state, None if it is gone. `poll` is in seconds."""

@@ -60,7 +60,7 @@ class Inbox:
             "actor": actor,
             "received_at": self._clock.now(),
         }
-        if insert_new(connection, inbox, row):
+        if insert_new(connection, inbox, row) is not None:
             return event_id, True
         known = sa.select(inbox.c.id).where(inbox.c.workspace == workspace, inbox.c.source == source, inbox.c.key == key)
         return connection.execute(known).scalar_one(), False
@@ -118,6 +118,8 @@ class Inbox:
             inbox.c.workspace == workspace, inbox.c.type == type, inbox.c.received_at >= since, ~claimed
         )
         if beyond is not None:
-            query = query.where(sa.tuple_(inbox.c.received_at, inbox.c.seq) > sa.tuple_(beyond.received_at, beyond.seq))
+            query = query.where(
+                sa.tuple_(inbox.c.received_at, inbox.c.seq) > sa.tuple_(sa.literal(beyond.received_at), sa.literal(beyond.seq))
+            )
         rows = connection.execute(query.order_by(inbox.c.received_at, inbox.c.seq).limit(limit)).mappings()
         return [InboxEvent.model_validate(row) for row in rows]

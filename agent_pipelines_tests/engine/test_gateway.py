@@ -7,12 +7,15 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
+from agent_pipelines.core.clock import ManualClock
 from agent_pipelines.core.errors import DefinitionError, StorageError
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.engine.gateway import QUEUE_DAEMON, DagsterGateway
 from agent_pipelines.engine.launch import Launch
+from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.workspace import Workspace
+from agent_pipelines.store.database import Database
 from agent_pipelines_tests.engine.project import DEFINITIONS, daemon, write_project
 
 LAUNCH = Launch(
@@ -49,8 +52,25 @@ def test_a_launch_is_queued_with_its_request(gateway: DagsterGateway, instance: 
     assert run.tags["team"] == "data"
     assert run.tags["more"] == "yes"
     assert gateway.run_status(run_id) == "QUEUED"
-    assert [each.run_id for each in gateway.runs_of_tick("app/report", "on_demand", "o-1")] == [run_id]
-    assert gateway.runs_of_tick("app/report", "on_demand", "o-2") == []
+
+
+def test_the_runs_of_a_tick_are_found(gateway: DagsterGateway, instance: DagsterInstance, database: Database) -> None:
+    ticks = Ticks(ManualClock())
+    run_id = gateway.launch("app__report", LAUNCH)
+    reserved = gateway.launch("app__report", LAUNCH.model_copy(update={"occurrence": "other"}))
+    repairing = gateway.launch("app__report", LAUNCH, tags={"agent_pipelines/repair": "e-1"})
+
+    def found(trigger: str, occurrence: str, reserved_id: str | None = None) -> list[str]:
+        with database.transaction() as connection:
+            origin = Origin.ON_DEMAND
+            task = ("default", "app", "report")
+            tick, _ = ticks.claim(connection, task, trigger, occurrence, origin=origin, due_at=5, run_id=reserved_id)
+        return [run.run_id for run in gateway.runs_of_tick(tick)]
+
+    assert found("on_demand", "o-1", reserved) == [repairing, run_id, reserved]
+    assert found("on_demand", "o-2") == []
+    assert found("on_demand", "o-3", "gone") == []
+    assert found("repair", "e-1") == [repairing]
 
 
 def test_a_reserved_run_id_is_launched_once(gateway: DagsterGateway, instance: DagsterInstance) -> None:

@@ -1,0 +1,78 @@
+"""An occurrence of a trigger on its way to Dagster: claimed in our record, then requested as a run."""
+
+from typing import Any
+
+import dagster as dg
+import sqlalchemy as sa
+from pydantic import JsonValue
+
+from agent_pipelines.components.watch.sight import Due
+from agent_pipelines.context.composer import trigger_variables
+from agent_pipelines.core.errors import DefinitionError, ExecutionFailed
+from agent_pipelines.core.execution import Verdict
+from agent_pipelines.core.task import TaskSpec
+from agent_pipelines.core.trigger import Trigger, trigger_name
+from agent_pipelines.engine.launch import Launch
+from agent_pipelines.engine.revision import revision_of
+from agent_pipelines.engine.ticks import REPAIR, Tick
+from agent_pipelines.hub import Hub
+from agent_pipelines.ledger.recordable import recordable
+
+RESERVED = {REPAIR: "the ticks of repairs", "triggers": "the sensor of a task"}
+"""Names that no trigger may have, and what they are kept for."""
+
+
+def refuse_reserved_names(spec: TaskSpec) -> None:
+    """Raise DefinitionError if a trigger has a name that is kept: for repairs, or for the task's sensor."""
+    for trigger in spec.triggers:
+        name = trigger_name(trigger)
+        if name in RESERVED:
+            raise DefinitionError(
+                f"the name {name!r} is kept for {RESERVED[name]}", field=f"triggers.{name}.name", fix="Choose another"
+            )
+
+
+def claim(hub: Hub, connection: sa.Connection, spec: TaskSpec, trigger: Trigger, due: Due) -> Tick:
+    """Claim the tick of an occurrence, and give its verdict at once if it has one or if its variables cannot be rendered."""
+    verdict, reason = due.verdict, due.reason
+    variables: dict[str, JsonValue] = {}
+    if verdict is None:
+        try:
+            variables = trigger_variables(trigger, event=due.event, due_at=due.due_at, logical_at=due.logical_at)
+        except ExecutionFailed as error:
+            verdict, reason = Verdict.LAUNCH_FAILED, error.message
+    if recordable(variables) != variables:
+        variables = {}  # secrets stay out of records and tags; the run renders them for itself
+    name = trigger_name(trigger)
+    tick, _ = hub.ticks.claim(
+        connection,
+        spec.key,
+        name,
+        due.occurrence,
+        origin=due.origin,
+        due_at=due.due_at,
+        logical_at=due.logical_at,
+        inputs={**due.inputs, "variables": variables},
+        revision=revision_of(trigger),
+    )
+    if verdict is not None:
+        hub.ticks.decide(connection, spec.key, name, due.occurrence, verdict, reason=reason)
+    return tick
+
+
+def request(tick: Tick, **more: Any) -> dg.RunRequest:
+    """The request of a run for a tick: the same, with the same run key, whenever it is made."""
+    variables = tick.inputs.get("variables")
+    event_id = tick.inputs.get("event_id")
+    launch = Launch(
+        task=f"{tick.application}/{tick.task}",
+        trigger=tick.trigger,
+        origin=tick.origin,
+        occurrence=tick.occurrence,
+        due_at=tick.due_at,
+        logical_at=tick.logical_at,
+        actor=tick.actor,
+        event_id=event_id if isinstance(event_id, str) else None,
+        variables=variables if isinstance(variables, dict) else {},
+    )
+    return dg.RunRequest(run_key=f"{tick.trigger}:{tick.occurrence}", tags=launch.tags(), **more)

@@ -1,0 +1,18 @@
+"""Telling one declaration of a trigger from the next."""
+
+import hashlib
+
+from agent_pipelines.core.task import canonical_json
+from agent_pipelines.core.trigger import Trigger
+
+# What changes without making anything else due.
+_NOT_OF_TIME = {"name", "enabled", "variables", "logical_time"}
+
+
+def revision_of(trigger: Trigger) -> str:
+    """A short name of when a trigger is due: the same as long as the declaration makes the same things due.
+
+    An edited trigger has another one; it looks ahead from the moment of the edit, so editing never fires the past.
+    """
+    declared = trigger.model_dump(mode="json", exclude=_NOT_OF_TIME)
+    return hashlib.sha256(canonical_json(declared).encode()).hexdigest()[:12]

@@ -1,0 +1,24 @@
+"""Since when a schedule is switched on, as Dagster has written it down."""
+
+from collections.abc import Sequence
+
+from dagster import DagsterInstance
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.scheduler.instigation import ScheduleInstigatorData
+
+from agent_pipelines.core.clock import Microseconds
+
+
+def switched_on_at(instance: DagsterInstance, schedule_name: str, lines: Sequence[str]) -> Microseconds | None:
+    """When a schedule was last switched on; None if Dagster does not know, or if it was declared otherwise then.
+
+    `lines` are its cron expressions: since an edit, Dagster's note says nothing of the present declaration.
+    """
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE):
+        data = state.instigator_data
+        if state.instigator_name != schedule_name or not isinstance(data, ScheduleInstigatorData):
+            continue
+        declared = [data.cron_schedule] if isinstance(data.cron_schedule, str) else list(data.cron_schedule)
+        if data.start_timestamp is not None and declared == list(lines):
+            return round(data.start_timestamp * 1_000_000)
+    return None

@@ -1,0 +1,119 @@
+"""Evaluating schedules and sensors as Dagster's daemon does, on a clock that is moved by hand."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.sensor_definition import SensorExecutionData
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, InstigatorType, ScheduleInstigatorData
+
+from agent_pipelines.components.schedules import schedules_for
+from agent_pipelines.components.sensors import sensors_for
+from agent_pipelines.core.clock import ManualClock, from_microseconds, to_microseconds
+from agent_pipelines.core.task import TaskSpec
+from agent_pipelines.engine.launch import Launch
+from agent_pipelines.engine.ticks import Tick
+from agent_pipelines.hub import Hub
+
+
+def instant(text: str) -> int:
+    return to_microseconds(datetime.fromisoformat(text))
+
+
+def spec(name: str = "report", **changes: Any) -> TaskSpec:
+    values = {"name": name, "application": "app", "intent": "Report", "agent": "writer", "prompt": "Write", **changes}
+    return TaskSpec.model_validate(values)
+
+
+@dataclass
+class Deployment:
+    """One database, one Dagster instance, one clock."""
+
+    hub: Hub
+    instance: dg.DagsterInstance
+    clock: ManualClock
+
+    def ticks(self, task: str = "report", trigger: str | None = None) -> list[Tick]:
+        """The ticks of a task, oldest first."""
+        with self.hub.database.reading() as connection:
+            found = self.hub.ticks.list(connection, application="app", task=task, trigger=trigger, limit=10_000)
+            return list(found)[::-1]
+
+    def put(self, type: str, payload: Mapping[str, Any], **more: Any) -> str:
+        with self.hub.database.transaction() as connection:
+            return self.hub.inbox.put(connection, type, payload, **more)[0]
+
+    def look(self, task: TaskSpec, at: str | int, *, late: float = 0.01, trigger: int = 0) -> "list[Launch] | str":
+        """Dagster looks at a schedule: what is launched, or why nothing is."""
+        at = instant(at) if isinstance(at, str) else at
+        self.clock.time = at + round(late * 1_000_000)
+        schedule = schedules_for(task, f"app__{task.name}", hub_of=lambda _: self.hub)[trigger]
+        context = dg.build_schedule_context(self.instance, from_microseconds(at))
+        found = schedule.evaluate_tick(context)
+        if found.skip_message is not None:
+            return found.skip_message
+        return [_launch(request) for request in found.run_requests or ()]
+
+    def launch(self, task: TaskSpec, at: str | int, *, late: float = 0.01) -> Launch:
+        """The one launch that a look leads to."""
+        found = self.look(task, at, late=late)
+        assert not isinstance(found, str), found
+        (launch,) = found
+        return launch
+
+    def skip(self, task: TaskSpec, at: str | int, *, late: float = 0.01) -> str:
+        """Why a look launches nothing."""
+        found = self.look(task, at, late=late)
+        assert isinstance(found, str), found
+        return found
+
+    def switch_on(self, schedule: str, at: str, lines: str | list[str]) -> None:
+        """What Dagster notes when a schedule is switched on."""
+        origin = RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin("127.0.0.1", 1, location_name="x"), "__repository__")
+        data = ScheduleInstigatorData(lines, instant(at) / 1_000_000)
+        state = InstigatorState(origin.get_instigator_origin(schedule), InstigatorType.SCHEDULE, InstigatorStatus.RUNNING, data)
+        stored = self.instance.get_instigator_state(state.instigator_origin_id, state.selector_id)
+        (self.instance.update_instigator_state if stored else self.instance.add_instigator_state)(state)
+
+
+@dataclass
+class SensorLoop:
+    """Dagster's loop over the sensor of one task. Each evaluation makes the sensor anew: nothing is kept in memory."""
+
+    deployment: Deployment
+    task: TaskSpec
+    cursor: str | None = None
+    switched_on: float | None = None
+    why: str | None = None
+    jobs: list[str | None] = field(default_factory=list)
+
+    def evaluate(self, *, after: float = 5, lost: bool = False) -> list[Launch]:
+        """Let `after` seconds pass and evaluate; what is launched.
+
+        `lost`: the daemon dies before it has stored anything of the answer.
+        """
+        deployment = self.deployment
+        deployment.clock.time += round(after * 1_000_000)
+        (sensor,) = sensors_for(self.task, f"app__{self.task.name}", hub_of=lambda _: deployment.hub)
+        found: SensorExecutionData
+        with dg.build_sensor_context(
+            deployment.instance, cursor=self.cursor, last_sensor_start_time=self.switched_on, sensor_name=sensor.name
+        ) as context:
+            found = sensor.evaluate_tick(context)
+        requests = found.run_requests or []
+        self.why = found.skip_message
+        self.jobs = [request.job_name for request in requests]
+        if not lost:
+            self.cursor = found.cursor
+        return [_launch(request) for request in requests]
+
+
+def _launch(request: dg.RunRequest) -> Launch:
+    launch = Launch.from_tags(request.tags)
+    assert launch is not None
+    expected = f"{launch.trigger}:{launch.occurrence}"
+    assert request.run_key == expected or (launch.resume and str(request.run_key).startswith("repair:"))
+    return launch
