@@ -26,7 +26,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FOREIGN = {
     "dagster": {"components", "engine", "definitions", "cli/scaffold.py"},
     "dagster_postgres": {"engine"},
-    "sqlalchemy": {"store", "context", "governance", "ledger", "engine", "execution/runner.py"},
+    "sqlalchemy": {"store", "context", "governance", "ledger", "engine"},
     "alembic": {"store"},
     "httpx": {"runtimes"},
     "httpx_aiohttp": {"runtimes"},

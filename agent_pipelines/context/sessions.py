@@ -169,7 +169,7 @@ class Sessions:
                 "content": redactor.text(storable_text(text)),
                 "created_at": now,
             }
-            if not insert_new(connection, session_turns, row):
+            if insert_new(connection, session_turns, row) is None:
                 return False
         changes = {"updated_at": now} if remote_id is None else {"updated_at": now, "remote_id": remote_id}
         connection.execute(sessions.update().where(sessions.c.id == session_id).values(**changes))

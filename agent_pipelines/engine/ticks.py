@@ -95,10 +95,13 @@ class Ticks:
             "claimed_at": self._clock.now(),
             "run_id": run_id,
         }
-        claimed = insert_new(connection, ticks, row)
+        seq = insert_new(connection, ticks, row)
+        if seq is not None:
+            undecided = {"verdict": None, "reason": None, "execution_id": None, "decided_at": None}
+            return Tick.model_validate({"seq": seq, **row, **undecided}), True
         tick = self.find(connection, task, trigger, occurrence)
         assert tick is not None
-        return tick, claimed
+        return tick, False
 
     def find(self, connection: sa.Connection, task: TaskKey, trigger: str, occurrence: str) -> Tick | None:
         """The tick of an occurrence, None if it was never claimed."""

@@ -36,6 +36,7 @@ class Recorder:
     model: str | None = None
     handle: str | None = None
     final: Final | None = None
+    _waiting: list[Entry] = field(default_factory=list[Entry])
     _buffer: _Buffer = field(default_factory=_Buffer)
     _calls: dict[str, tuple[ToolCall, Microseconds]] = field(default_factory=dict[str, tuple[ToolCall, Microseconds]])
 
@@ -48,6 +49,9 @@ class Recorder:
             case UsageReport():
                 self.usage += event.usage
                 self.model = event.model or self.model
+                # Written with what follows; the attempt's own row has the sum.
+                self._waiting = [*self._drain(), self._entry(event.kind, event.model_dump(mode="json", exclude={"kind"}))]
+                return
             case ToolCall():
                 self._calls[event.id] = (event, self.clock.now())
             case ToolResult():
@@ -81,9 +85,10 @@ class Recorder:
         await self._append(entries)
 
     def _drain(self, cut: int | None = None) -> list[Entry]:
+        waiting, self._waiting = self._waiting, []
         cut = len(self._buffer.text) if cut is None else cut
         piece, self._buffer.text = self._buffer.text[:cut], self._buffer.text[cut:]
-        return [self._entry(self._buffer.kind, {"text": piece})] if piece else []
+        return [*waiting, self._entry(self._buffer.kind, {"text": piece})] if piece else waiting
 
     def _entry(self, kind: str, body: object) -> Entry:
         self.seq += 1

@@ -5,151 +5,21 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 from sqlalchemy.exc import IntegrityError
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import ErrorClass, IllegalTransition, Stage
 from agent_pipelines.core.event import Usage
-from agent_pipelines.core.execution import TRANSITIONS, CheckResult, ExecutionResult, RunRef, Status
+from agent_pipelines.core.execution import TRANSITIONS, CheckResult, RunRef, Status
 from agent_pipelines.core.ids import dashed, new_id
 from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskKey
+from agent_pipelines.ledger import search
 from agent_pipelines.ledger.recordable import recordable, recordable_text
+from agent_pipelines.ledger.stored import StoredAttempt, StoredExecution, total_usage
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import attempts, execution_texts, executions
-
-_SEARCHED = 200_000  # characters of an answer that the search reads
-
-
-class StoredExecution(BaseModel):
-    """One execution as it stands in the record."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    seq: int
-    id: str
-    workspace: str
-    application: str
-    task: str
-    spec_hash: str
-    idempotency_key: str
-    dedupe_key: str | None
-    trigger: str
-    origin: Origin
-    occurrence: str
-    item: str | None
-    actor: str
-    due_at: Microseconds
-    logical_at: Microseconds
-    invocation: Invocation
-    run_id: str
-    job: str | None
-    step: str | None
-    partition: str | None
-    resumptions: int
-    status: Status
-    created_at: Microseconds
-    finished_at: Microseconds | None
-    attempts: int
-    agent: str | None
-    node: str | None
-    model: str | None
-    prompt_version: str | None
-    session_id: str | None
-    trace_id: str | None
-    input_tokens: int | None
-    cached_input_tokens: int | None
-    output_tokens: int | None
-    reasoning_tokens: int | None
-    requests: int | None
-    cost_usd: float | None
-    text: str | None
-    output: JsonValue
-    checks: tuple[CheckResult, ...] | None
-    trimmed: tuple[str, ...] | None
-    reason: str | None
-    error_class: ErrorClass | None
-    error_stage: Stage | None
-    error_message: str | None
-
-    @property
-    def task_key(self) -> TaskKey:
-        """Workspace, application, name."""
-        return (self.workspace, self.application, self.task)
-
-    @property
-    def path(self) -> str:
-        """`application/task`."""
-        return f"{self.application}/{self.task}"
-
-    @property
-    def usage(self) -> Usage:
-        """What all attempts spent together."""
-        return Usage(**{name: getattr(self, name) for name in Usage.model_fields})
-
-    @property
-    def duration_seconds(self) -> float | None:
-        """From admission to the end; None while it runs."""
-        return None if self.finished_at is None else (self.finished_at - self.created_at) / 1_000_000
-
-    def result(self) -> ExecutionResult:
-        """The outcome as the caller of the runner sees it."""
-        return ExecutionResult(
-            execution_id=self.id,
-            status=self.status,
-            reason=self.reason,
-            text=self.text or "",
-            output=self.output,
-            checks=self.checks or (),
-            usage=self.usage,
-            attempts=self.attempts,
-            duration_seconds=self.duration_seconds or 0.0,
-            agent=self.agent,
-            node=self.node,
-            model=self.model,
-            prompt_version=self.prompt_version,
-            session_id=self.session_id,
-            trace_id=self.trace_id,
-            error_class=self.error_class,
-            error_stage=self.error_stage,
-            error_message=self.error_message,
-            trimmed=self.trimmed or (),
-        )
-
-
-class StoredAttempt(BaseModel):
-    """One try of an execution as it stands in the record."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    execution_id: str
-    number: int
-    run_id: str
-    agent: str
-    node: str
-    model: str | None
-    status: Literal["running", "succeeded", "failed", "cancelled", "lost"]
-    started_at: Microseconds
-    finished_at: Microseconds | None
-    error_class: ErrorClass | None
-    error_stage: Stage | None
-    error_message: str | None
-    error_status: int | None
-    retry_decision: str | None
-    retry_delay_us: int | None
-    handle: str | None
-    input_tokens: int | None
-    cached_input_tokens: int | None
-    output_tokens: int | None
-    reasoning_tokens: int | None
-    requests: int | None
-    cost_usd: float | None
-
-    @property
-    def usage(self) -> Usage:
-        """What this try spent."""
-        return Usage(**{name: getattr(self, name) for name in Usage.model_fields})
 
 
 @dataclass(frozen=True)
@@ -158,6 +28,9 @@ class Admission:
 
     outcome: Literal["new", "resumed", "finished", "duplicate"]
     execution: StoredExecution
+
+
+_NOTHING_YET: dict[str, None] = dict.fromkeys(executions.c.keys())
 
 
 class Executions:
@@ -199,8 +72,9 @@ class Executions:
             "created_at": self._clock.now(),
             "trace_id": trace_id,
         }
-        if insert_new(connection, executions, row):
-            return Admission("new", self._one(connection, executions.c.id == row["id"]))
+        seq = insert_new(connection, executions, row)
+        if seq is not None:
+            return Admission("new", StoredExecution.model_validate({**_NOTHING_YET, **row, "seq": seq}))
         same = self._first(connection, executions.c.idempotency_key == invocation.idempotency_key, lock=True)
         if same is None:
             return Admission("duplicate", self._live_with_key(connection, invocation.task_key, dedupe_key))
@@ -210,22 +84,20 @@ class Executions:
         if same.status is Status.WAITING or ours or (run.resumes and same.status is not Status.RUNNING):
             try:
                 with connection.begin_nested():
-                    self._resume(connection, same, run)
+                    return Admission("resumed", self._resume(connection, same, run))
             except IntegrityError:  # another execution has taken the deduplication key since
                 return Admission("duplicate", self._live_with_key(connection, invocation.task_key, same.dedupe_key))
-            return Admission("resumed", self._one(connection, executions.c.id == same.id))
         return Admission("duplicate", same)
 
     def compose(self, connection: sa.Connection, execution_id: str, invocation: Invocation, *, trimmed: Sequence[str]) -> None:
         """Record what the agent is given."""
-        self._update(
-            connection,
-            execution_id,
-            invocation=recordable(invocation.model_dump(mode="json")),
-            prompt_version=invocation.prompt_version,
-            session_id=invocation.session_id,
-            trimmed=list(trimmed) or None,
-        )
+        given = {
+            "invocation": recordable(invocation.model_dump(mode="json")),
+            "prompt_version": invocation.prompt_version,
+            "session_id": invocation.session_id,
+            "trimmed": list(trimmed) or None,
+        }
+        connection.execute(executions.update().where(executions.c.id == execution_id).values(**given))
 
     def start_attempt(
         self, connection: sa.Connection, execution_id: str, number: int, *, run_id: str, agent: str, node: str
@@ -242,7 +114,8 @@ class Executions:
                 started_at=self._clock.now(),
             )
         )
-        self._update(connection, execution_id, attempts=number, agent=agent, node=node)
+        touched = executions.update().where(executions.c.id == execution_id).values(attempts=number, agent=agent, node=node)
+        connection.execute(touched)
 
     def finish_attempt(
         self,
@@ -253,6 +126,7 @@ class Executions:
         *,
         usage: Usage,
         model: str | None = None,
+        handle: str | None = None,
         error: tuple[ErrorClass, Stage, str] | None = None,
         error_status: int | None = None,
         retry_decision: str | None = None,
@@ -263,6 +137,7 @@ class Executions:
             "status": status,
             "finished_at": self._clock.now(),
             "model": model,
+            "handle": handle,
             "retry_decision": retry_decision,
             "retry_delay_us": None if retry_delay is None else round(retry_delay * 1_000_000),
             "error_status": error_status,
@@ -270,10 +145,6 @@ class Executions:
             **_error_columns(error),
         }
         connection.execute(attempts.update().where(_attempt(execution_id, number)).values(**values))
-
-    def record_handle(self, connection: sa.Connection, execution_id: str, number: int, handle: str) -> None:
-        """Record the runtime's own name of a try."""
-        connection.execute(attempts.update().where(_attempt(execution_id, number)).values(handle=handle))
 
     def close(
         self,
@@ -292,7 +163,7 @@ class Executions:
 
         Raises IllegalTransition if it cannot end so from where it stands.
         """
-        self._update(
+        closed = self._update(
             connection,
             execution_id,
             status=str(status),
@@ -302,10 +173,9 @@ class Executions:
             output=recordable(output),
             checks=[check.model_dump(mode="json") for check in checks] or None,
             reason=reason,
-            **_total_usage(self.attempts_of(connection, execution_id)).model_dump(),
+            **total_usage(self.attempts_of(connection, execution_id)).model_dump(),
             **_error_columns(error),
         )
-        closed = self._one(connection, executions.c.id == execution_id)
         self._index(connection, closed)
         return closed
 
@@ -393,11 +263,16 @@ class Executions:
             query = query.where(executions.c.created_at >= created_from)
         if created_to is not None:
             query = query.where(executions.c.created_at < created_to)
+        after, before = search.bounds(connection, created_from, created_to, before)
+        if after is not None:
+            query = query.where(executions.c.seq > after)
         if before is not None:
             query = query.where(executions.c.seq < before)
+        query = query.order_by(executions.c.seq.desc()).limit(limit)
         if text is not None and text.split():
-            query = query.where(_has_words(connection, text))
-        rows = connection.execute(query.order_by(executions.c.seq.desc()).limit(limit)).mappings()
+            facets = search.Facets(workspace=workspace, application=application, task=task, status=status, origin=origin)
+            query = search.with_words(connection, query, text, facets, after, before)
+        rows = connection.execute(query).mappings()
         return [StoredExecution.model_validate(row) for row in rows]
 
     def rows(
@@ -434,19 +309,20 @@ class Executions:
         query = _within(query, attempts.c.started_at, application, task, since, until)
         return connection.execute(query.order_by(executions.c.seq, attempts.c.number)).all()
 
-    def _update(self, connection: sa.Connection, execution_id: str, **values: Any) -> None:
+    def _update(self, connection: sa.Connection, execution_id: str, **values: Any) -> StoredExecution:
+        change = executions.update().where(executions.c.id == execution_id).values(**values).returning(*executions.c)
         try:
-            connection.execute(executions.update().where(executions.c.id == execution_id).values(**values))
+            return StoredExecution.model_validate(connection.execute(change).mappings().one())
         except IntegrityError as error:
             if "illegal transition" in str(error.orig):
                 raise IllegalTransition(f"execution {execution_id} cannot become {values.get('status')}") from error
             raise
 
-    def _resume(self, connection: sa.Connection, stored: StoredExecution, run: RunRef) -> None:
+    def _resume(self, connection: sa.Connection, stored: StoredExecution, run: RunRef) -> StoredExecution:
         self._lose_attempts(connection, stored.id)
         change: dict[str, Any] = {} if stored.status is Status.RUNNING else {"status": str(Status.RUNNING)}
         assert stored.status is Status.RUNNING or Status.RUNNING in TRANSITIONS[stored.status]
-        self._update(
+        return self._update(
             connection,
             stored.id,
             **change,
@@ -472,9 +348,8 @@ class Executions:
         return self._one(connection, _of_task(task), executions.c.dedupe_key == dedupe_key, live)
 
     def _index(self, connection: sa.Connection, closed: StoredExecution) -> None:
-        body = "\n".join(part for part in (closed.path, closed.error_message, closed.reason, closed.text) if part)[:_SEARCHED]
         connection.execute(sa.delete(execution_texts).where(execution_texts.c.seq == closed.seq))
-        connection.execute(execution_texts.insert().values(seq=closed.seq, body=body))
+        connection.execute(execution_texts.insert().values(seq=closed.seq, **search.searchable(closed)))
 
     def _first(self, connection: sa.Connection, *where: sa.ColumnElement[bool], lock: bool = False) -> StoredExecution | None:
         query = sa.select(executions).where(*where).order_by(executions.c.seq.desc()).limit(1)
@@ -486,13 +361,6 @@ class Executions:
         if stored is None:
             raise IllegalTransition("the execution has vanished from the record")
         return stored
-
-
-def _total_usage(tries: Sequence[StoredAttempt]) -> Usage:
-    total = sum((attempt.usage for attempt in tries), start=Usage())
-    unpriced = any(attempt.usage.total_tokens and attempt.cost_usd is None for attempt in tries)
-    # A sum of the known prices only would look like a total and be too low.
-    return total.model_copy(update={"cost_usd": None}) if unpriced else total
 
 
 def _attempt(execution_id: str, number: int) -> sa.ColumnElement[bool]:
@@ -525,12 +393,3 @@ def _error_columns(error: tuple[ErrorClass, Stage, str] | None) -> dict[str, str
         return {"error_class": None, "error_stage": None, "error_message": None}
     error_class, stage, message = error
     return {"error_class": str(error_class), "error_stage": str(stage), "error_message": recordable_text(message)}
-
-
-def _has_words(connection: sa.Connection, text: str) -> sa.ColumnElement[bool]:
-    if connection.dialect.name == "sqlite":
-        words = " ".join('"' + word.replace('"', '""') + '"' for word in text.split())
-        found = sa.text("executions.seq IN (SELECT rowid FROM execution_search WHERE execution_search MATCH :words)")
-        return found.bindparams(words=words)  # pyright: ignore[reportReturnType]
-    matching = sa.text("words @@ plainto_tsquery('simple', :words)").bindparams(words=text)
-    return executions.c.seq.in_(sa.select(execution_texts.c.seq).where(matching))

@@ -22,6 +22,9 @@ SCHEMA = "agent_pipelines"
 
 _GROUP = 256  # operations that share a commit at most
 
+Connection = sa.Connection
+"""For rooms that pass a transaction on; what is done in it is the business of the class that owns the table."""
+
 Result = TypeVar("Result")
 Operation = Callable[[sa.Connection], Result]
 Group = list[tuple[Operation[Any], Future[Any]]]

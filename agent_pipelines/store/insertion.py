@@ -7,9 +7,12 @@ from typing import Any
 import sqlalchemy as sa
 
 
-def insert_new(connection: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
-    """Insert a row unless a unique key of the table refuses it; tells whether it was inserted."""
-    return connection.execute(_statement(table, tuple(row)), row).first() is not None
+def insert_new(connection: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> Any | None:
+    """Insert a row unless a unique key of the table refuses it.
+
+    Returns the first column of the primary key of the new row, None if it was refused.
+    """
+    return connection.execute(_statement(table, tuple(row)), row).scalar()
 
 
 @cache

@@ -25,7 +25,7 @@ class ScriptedRuntime(Runtime[RuntimeConfig]):
         self.stopped = 0
         self.started = threading.Event()
 
-    async def stream(self, invocation: Invocation) -> AsyncGenerator[AgentEvent, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    async def stream(self, invocation: Invocation) -> AsyncGenerator[AgentEvent, None]:
         self.seen.append(invocation)
         self.started.set()
         steps = self._attempts.pop(0) if len(self._attempts) > 1 else self._attempts[0]

@@ -13,7 +13,7 @@ from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.execution.checks import Check
 from agent_pipelines.hub import Hub
-from agent_pipelines.ledger.executions import StoredAttempt, StoredExecution
+from agent_pipelines.ledger.stored import StoredAttempt, StoredExecution
 from agent_pipelines_tests.execution.conftest import Execute, invocation, spec
 from agent_pipelines_tests.execution.scripted import HANG, ScriptedRuntime, agent
 

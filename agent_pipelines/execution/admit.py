@@ -1,0 +1,101 @@
+"""The first stage: may this run do this work, or is it done, running or not wanted?"""
+
+import asyncio
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from agent_pipelines.context.composer import deduplication_key
+from agent_pipelines.core.clock import Clock
+from agent_pipelines.core.errors import ErrorClass, ExecutionFailed, Stage
+from agent_pipelines.core.execution import RunRef, Status, Verdict
+from agent_pipelines.core.invocation import Invocation
+from agent_pipelines.core.task import TaskSpec
+from agent_pipelines.engine.ticks import Ticks
+from agent_pipelines.execution.checks import Gate
+from agent_pipelines.execution.work import Failure
+from agent_pipelines.ledger.executions import Admission
+from agent_pipelines.ledger.journal import Entry
+from agent_pipelines.ledger.ledger import Ledger
+from agent_pipelines.ledger.recordable import recordable, recordable_text
+from agent_pipelines.store.database import Connection, Database
+
+
+@dataclass(frozen=True)
+class Admitter:
+    """Asks the gate, takes the unique keys and gives the tick its verdict, in one transaction."""
+
+    database: Database
+    clock: Clock
+    ledger: Ledger
+    ticks: Ticks
+
+    async def admit(
+        self, invocation: Invocation, spec: TaskSpec, run: RunRef, gate: Gate | None, trace_id: str
+    ) -> tuple[Admission, Failure | None]:
+        """Admit an invocation, and say what has failed already, which the execution then ends with."""
+        failure: Failure | None = None
+        skip, dedupe_key = None, None
+        try:
+            skip = await self._ask(gate, invocation)
+            dedupe_key = deduplication_key(spec, invocation)
+        except ExecutionFailed as early:
+            failure = Failure(early.error_class, Stage.ADMIT, early.message)
+        admission = await self.database.write(
+            lambda connection: self._admit(connection, invocation, spec, run, trace_id, skip, dedupe_key)
+        )
+        return admission, failure
+
+    async def _ask(self, gate: Gate | None, invocation: Invocation) -> str | None:
+        if gate is None:
+            return None
+        try:
+            answer = await asyncio.to_thread(gate, invocation)
+        except Exception as error:
+            words = f"the gate raised {type(error).__name__}: {error}"
+            raise ExecutionFailed(ErrorClass.CHECK, Stage.ADMIT, words) from error
+        return answer if isinstance(answer, str) and answer else None
+
+    def _admit(
+        self,
+        connection: Connection,
+        invocation: Invocation,
+        spec: TaskSpec,
+        run: RunRef,
+        trace_id: str,
+        skip: str | None,
+        dedupe_key: str | None,
+    ) -> Admission:
+        executions, ticks = self.ledger.executions, self.ticks
+        frozen = invocation.model_copy(update={"spec_hash": self.ledger.specs.put(connection, spec)})
+        tick = (frozen.task_key, frozen.trigger, frozen.occurrence)
+        ticks.claim(
+            connection,
+            *tick,
+            origin=frozen.origin,
+            due_at=frozen.due_at,
+            logical_at=frozen.logical_at,
+            actor=frozen.actor,
+            inputs={"variables": recordable(frozen.variables)},
+            run_id=run.run_id,
+        )
+        admission = executions.admit(connection, frozen, run, dedupe_key=dedupe_key, trace_id=trace_id)
+        stored = admission.execution
+        if admission.outcome == "duplicate":
+            reason = f"same work as execution {stored.id}"
+            verdict = Verdict.DEDUPLICATED
+            if not ticks.decide(connection, *tick, verdict, run_id=run.run_id, execution_id=stored.id, reason=reason):
+                # The tick has its verdict from the first run; the second one is noted in the execution's own journal.
+                self._note(connection, stored.id, {"run_id": run.run_id})
+        elif admission.outcome == "new" and skip is not None:
+            stored = executions.close(connection, stored.id, Status.SKIPPED, reason=recordable_text(skip))
+            ticks.decide(connection, *tick, Verdict.SKIPPED, run_id=run.run_id, execution_id=stored.id, reason=stored.reason)
+        else:
+            ticks.decide(connection, *tick, Verdict.RAN, run_id=run.run_id, execution_id=stored.id)
+        return Admission(admission.outcome, stored)
+
+    def _note(self, connection: Connection, execution_id: str, body: dict[str, JsonValue]) -> None:
+        journal = self.ledger.journal
+        seq = journal.last_seq(connection, execution_id) + 1
+        entry = Entry(seq=seq, attempt=0, at=self.clock.now(), kind="duplicate_run", body=body)
+        journal.append(connection, execution_id, [entry])

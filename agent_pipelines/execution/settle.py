@@ -1,0 +1,122 @@
+"""The last stage: what the outcome leaves behind, in one transaction."""
+
+from dataclasses import dataclass
+
+from agent_pipelines.context.composer import Composer
+from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.core.errors import ErrorClass, ExecutionFailed, Stage
+from agent_pipelines.core.execution import ExecutionResult, Status
+from agent_pipelines.engine.inbox import Inbox
+from agent_pipelines.execution.work import Failure, Success, Work
+from agent_pipelines.ledger.ledger import Ledger
+from agent_pipelines.ledger.stored import StoredExecution
+from agent_pipelines.store.database import Connection, Database, Operation
+
+
+@dataclass(frozen=True)
+class Settler:
+    """Closes executions: session turn, state, event, spans and outbox come with the status or not at all."""
+
+    database: Database
+    clock: Clock
+    ledger: Ledger
+    inbox: Inbox
+    composer: Composer
+
+    async def succeed(self, work: Work, success: Success, last_attempt: Operation[None]) -> ExecutionResult:
+        """Close a success; fails it after all if the output lacks what the task is to remember."""
+        started_at = self.clock.now()
+
+        def settle(connection: Connection) -> StoredExecution:
+            last_attempt(connection)
+            self.composer.remember(
+                connection,
+                work.invocation,
+                work.spec,
+                execution_id=work.stored.id,
+                text=success.final.text,
+                output=success.output,
+                remote_session_id=success.final.session_id,
+            )
+            closed = self.ledger.executions.close(
+                connection,
+                work.stored.id,
+                Status.SUCCEEDED,
+                model=success.model,
+                text=success.final.text,
+                output=success.output,
+                checks=success.checks,
+            )
+            if work.spec.emits is not None:
+                self._emit(connection, work, success, work.spec.emits)
+            self._finish(connection, work, closed, started_at)
+            return closed
+
+        try:
+            return (await self.database.write(settle)).result()
+        except ExecutionFailed as failure:
+            why = Failure(failure.error_class, failure.stage, failure.message, checks=success.checks)
+            return await self.fail(work, why, last_attempt)
+
+    async def fail(self, work: Work, failure: Failure, last_attempt: Operation[None] | None = None) -> ExecutionResult:
+        """Close a failure."""
+        return await self._end_badly(work, Status.FAILED, failure, last_attempt)
+
+    async def cancel(self, work: Work) -> ExecutionResult:
+        """Close what was cancelled."""
+        failure = Failure(ErrorClass.CANCELLED, Stage.INVOKE, "cancelled on request")
+        return await self._end_badly(work, Status.CANCELLED, failure, work.interrupted)
+
+    async def _end_badly(
+        self, work: Work, status: Status, failure: Failure, last_attempt: Operation[None] | None
+    ) -> ExecutionResult:
+        started_at = self.clock.now()
+
+        def settle(connection: Connection) -> StoredExecution:
+            if last_attempt is not None:
+                last_attempt(connection)
+            executions = self.ledger.executions
+            closed = executions.close(connection, work.stored.id, status, error=failure.error, checks=failure.checks)
+            self._finish(connection, work, closed, started_at)
+            return closed
+
+        return (await self.database.write(settle)).result()
+
+    def _emit(self, connection: Connection, work: Work, success: Success, event: str) -> None:
+        self.inbox.put(
+            connection,
+            event,
+            success.output if isinstance(success.output, dict) else {"output": success.output or success.final.text},
+            workspace=work.spec.workspace,
+            source=f"task:{work.spec.path}",
+            key=work.stored.id,
+            actor=f"task:{work.spec.path}",
+        )
+
+    def _finish(self, connection: Connection, work: Work, closed: StoredExecution, settled_from: Microseconds) -> None:
+        now = self.clock.now()
+        error = None if closed.error_class is None else str(closed.error_class)
+        work.trace.add("settle", settled_from, now, error=error)
+        work.trace.add(
+            f"execute {closed.path}",
+            work.started_at,
+            now,
+            span_id=work.trace.root_id,
+            error=error,
+            attributes={
+                "agent_pipelines.execution_id": closed.id,
+                "agent_pipelines.task": closed.path,
+                "agent_pipelines.workspace": closed.workspace,
+                "agent_pipelines.run_id": closed.run_id,
+                "agent_pipelines.origin": str(closed.origin),
+                "agent_pipelines.prompt_version": closed.prompt_version,
+            },
+        )
+        self.ledger.spans.append(connection, closed.id, work.trace.spans)
+        self.ledger.outbox.put(
+            connection,
+            closed.task_key,
+            f"execution.{closed.status}",
+            {"run_id": closed.run_id, "error_class": error, "notifications": list(work.spec.notifications)},
+            execution_id=closed.id,
+        )
