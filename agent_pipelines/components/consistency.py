@@ -90,13 +90,17 @@ def problems_between(
         for index, path in enumerate(task.dependency_paths):
             if path not in paths and path not in assets:
                 problem = f"there is no task or asset `{path}`"
-                yield task.problem(problem, ("dependencies", index), _suggested_asset(task.dependencies[index], paths, assets))
+                yield task.problem(
+                    problem, ("dependencies", index), _suggested_asset(path, task.dependencies[index], paths, assets)
+                )
         for index, trigger in enumerate(task.triggers):
             if isinstance(trigger, After) and (path := task.resolve(trigger.task)) not in paths:
                 yield task.problem(f"there is no task `{path}`", ("triggers", index, "task"), _suggested(path, paths))
             if isinstance(trigger, AssetUpdate) and trigger.asset not in paths and trigger.asset not in assets:
                 problem = f"there is no task or asset `{trigger.asset}`"
-                yield task.problem(problem, ("triggers", index, "asset"), _suggested_asset(trigger.asset, paths, assets))
+                yield task.problem(
+                    problem, ("triggers", index, "asset"), _suggested_asset(trigger.asset, trigger.asset, paths, assets)
+                )
     yield from _circle(tasks)
 
 
@@ -134,11 +138,10 @@ def _suggested(wrong: str, known: Collection[str]) -> str:
         return f"Did you mean `{near[0]}`?"
     shown = sorted(known)[:10]
     more = f" and {len(known) - len(shown)} more" if len(known) > len(shown) else ""
-    return f"There is: {', '.join(shown) or 'none'}{more}"
+    return f"There is: {', '.join(shown) or 'none'}{more}."
 
 
-def _suggested_asset(wrong: str, paths: Collection[str], assets: Collection[str]) -> str:
-    declare = "Declare an asset from elsewhere with dg.AssetSpec"
-    if wrong in assets and "/" not in wrong:
+def _suggested_asset(wrong: str, written: str, paths: Collection[str], assets: Collection[str]) -> str:
+    if written in assets:
         return "A bare name means a task of this application; give the asset a key of two parts"
-    return f"{_suggested(wrong, {*paths, *assets})}. {declare}"
+    return f"{_suggested(wrong, {*paths, *assets})} An asset from elsewhere is declared with dg.AssetSpec"

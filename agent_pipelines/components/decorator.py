@@ -7,8 +7,6 @@ from functools import update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
-from agent_pipelines.core.errors import DefinitionError
-
 if TYPE_CHECKING:
     from agent_pipelines.components.task import AgentTask
     from agent_pipelines.core.trigger import Trigger
@@ -21,14 +19,14 @@ class FunctionTask(Generic[Parameters, Returned]):
     """A function that is a task. Calling it calls the function; Dagster finds the task where the defs folder is loaded."""
 
     def __init__(self, function: Callable[Parameters, Returned], declared: dict[str, Any]) -> None:
-        update_wrapper(cast("Any", self), cast("Any", function))
+        update_wrapper(cast("Any", self), function)
         self.function = function
         self._declared = declared
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and not kwargs and _is_load_context(args[0]):
             return self.task(root=args[0].project_root)
-        return self.function(*args, **kwargs)
+        return cast("Callable[..., Any]", self.function)(*args, **kwargs)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -39,7 +37,6 @@ class FunctionTask(Generic[Parameters, Returned]):
 
     def task(self, *, root: Path | None = None) -> "AgentTask":
         """The declared task. Raises DefinitionError."""
-        from agent_pipelines.components.agent import Agent
         from agent_pipelines.components.source import Source
         from agent_pipelines.components.task import AgentTask
 
@@ -48,18 +45,9 @@ class FunctionTask(Generic[Parameters, Returned]):
         if "<locals>" in function.__qualname__ or function.__module__ == "__main__":
             where = f"{function.__module__}:{function.__qualname__}"
             raise source.problem(f"{where} cannot be imported by its name", fix="Move the function to the top level of a module")
-        values = {"name": function.__name__, "intent": inspect.getdoc(function), **self._declared}
-        values = {name: value for name, value in values.items() if value is not None}
-        application = values.get("application", "default")
-        name = f"{application}__{values['name']}"
-        reference = f"{function.__module__}:{function.__qualname__}.function"
-        try:
-            agent = Agent(name=name, runtime="python", config={"function": reference})
-        except ValueError as error:
-            raise DefinitionError(
-                f"{values['name']!r} is no name of a task: {error}", file=source.where(), field="name"
-            ) from None
-        return AgentTask.made(values, source, agent)
+        declared = {name: value for name, value in self._declared.items() if value is not None}
+        values = {"name": function.__name__, "intent": inspect.getdoc(function) or "", **declared}
+        return AgentTask.of_function(f"{function.__module__}:{function.__qualname__}.function", values, source)
 
 
 def agent_task(

@@ -14,7 +14,7 @@ from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.core.trigger import trigger_name
 from agent_pipelines.engine.launch import Launch
 from agent_pipelines.hub import Hub
-from agent_pipelines.ledger.executions import StoredExecution
+from agent_pipelines.ledger.stored import StoredExecution
 
 # Tags that Dagster sets on runs.
 _RESUMED = "dagster/is_resume_retry"
@@ -151,7 +151,10 @@ class Request:
         if launch is None:
             return {}
         trigger = next((trigger for trigger in self.spec.triggers if trigger_name(trigger) == launch.trigger), None)
-        rendered: dict[str, JsonValue] = {}
-        if trigger is not None:
-            rendered = trigger_variables(trigger, event=event, due_at=launch.due_at, logical_at=launch.logical_at)
+        if trigger is None:
+            return dict(launch.variables)
+        # The launch brings what was rendered when the tick was claimed, except where that holds secrets.
+        missing = {name: value for name, value in trigger.variables.items() if name not in launch.variables}
+        trigger = trigger.model_copy(update={"variables": missing})
+        rendered = trigger_variables(trigger, event=event, due_at=launch.due_at, logical_at=launch.logical_at)
         return {**rendered, **launch.variables}

@@ -77,12 +77,14 @@ class AgentScaffolder(dg.Scaffolder[BaseModel]):
 
 
 def _an_agent(folder: Path, type_name: str) -> str:
-    """The name of an agent beside a new task; a new offline one if there is none."""
-    for file in sorted(folder.parent.rglob("defs.yaml")):
+    """The name of an agent of the project that a new task lies in; a new offline one if there is none."""
+    # The defs folder is a package; the folders in it are none.
+    defs = next((parent for parent in folder.parents if (parent / "__init__.py").exists()), folder.parent)
+    for file in sorted(defs.rglob("defs.yaml")):
         for document in yaml.safe_load_all(file.read_text(encoding="utf-8")):
             if isinstance(document, dict) and document.get("type") == type_name:
                 return str((document.get("attributes") or {}).get("name") or file.parent.name)
-    offline = folder.parent / "offline"
+    offline = defs / "offline"
     offline.mkdir(exist_ok=True)
     (offline / "defs.yaml").write_text(_AGENT_YAML.format(type=type_name), encoding="utf-8")
-    return "offline"
+    return offline.name

@@ -7,15 +7,14 @@ import dagster as dg
 from pydantic import JsonValue
 
 from agent_pipelines.components import outcome
+from agent_pipelines.components.deployment import hub_of
 from agent_pipelines.components.request import Request
 from agent_pipelines.components.resource import AgentResource, resource_key
 from agent_pipelines.core.errors import ExecutionFailed
 from agent_pipelines.core.execution import ExecutionResult
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.launch import PREFIX
-from agent_pipelines.engine.place import database_url
 from agent_pipelines.execution.checks import load_checks, load_gate
-from agent_pipelines.hub import open_hub
 
 VERDICT_TAG = f"{PREFIX}verdict"
 """Tag of a run that says what became of its request, where that is not plain from Dagster's own status."""
@@ -33,7 +32,7 @@ def execute(
 
     Raises dg.Failure if the request itself cannot be read; a failed execution is in the result.
     """
-    hub = open_hub(database_url(context.instance))
+    hub = hub_of(context.instance)
     step = context.get_step_execution_context().step.key
     request = Request(hub, context.instance, context.run, spec, step, item, partition, variables or {})
     try:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, PrivateAttr
 
 from agent_pipelines.components.agent import Agent
 from agent_pipelines.components.asset import task_asset
+from agent_pipelines.components.claim import refuse_reserved_names
 from agent_pipelines.components.job import job_name, task_job
 from agent_pipelines.components.outcome import SCHEMA_CHECK
 from agent_pipelines.components.problems import refuse
@@ -81,11 +82,12 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
         return task
 
     @classmethod
-    def made(cls, values: Mapping[str, Any], source: Source, own_agent: Agent) -> "AgentTask":
-        """A task that is declared in Python together with its agent. Raises DefinitionError."""
-        task = validate(cls, {**values, "agent": own_agent.name}, source)
+    def of_function(cls, reference: str, values: Mapping[str, Any], source: Source) -> "AgentTask":
+        """A task whose agent is the Python function at `module:name`. Raises DefinitionError."""
+        task = validate(cls, {**values, "agent": "function"}, source)
+        task.agent = f"{task.application}__{task.name}"
         task._source = source
-        task._agent = own_agent
+        task._agent = Agent(name=task.agent, runtime="python", config={"function": reference})
         refuse(task.problems())
         return task
 
@@ -101,6 +103,10 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
                 dg.AssetSpec("x", tags=tags, owners=list(owners))
             except Exception as error:
                 found.append(self.problem(str(error), field))
+        try:
+            refuse_reserved_names(self)
+        except DefinitionError as error:
+            found.append(self.problem(error.problem, error.field or (), error.fix))
         return found
 
     def problem(self, problem: str, at: Way | str = (), fix: str | None = None) -> DefinitionError:

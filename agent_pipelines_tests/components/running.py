@@ -9,7 +9,7 @@ from agent_pipelines.components.task import AgentTask
 from agent_pipelines.engine.launch import Launch
 from agent_pipelines.engine.place import database_url
 from agent_pipelines.hub import Hub, open_hub
-from agent_pipelines.ledger.executions import StoredExecution
+from agent_pipelines.ledger.stored import StoredExecution
 
 
 def definitions_of(*tasks: AgentTask, agents: tuple[Agent, ...] = ()) -> dg.Definitions:

@@ -16,7 +16,7 @@ from dagster_graphql.schema import create_schema
 from agent_pipelines.core.execution import Status
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.engine.launch import Launch
-from agent_pipelines.ledger.executions import StoredExecution
+from agent_pipelines.ledger.stored import StoredExecution
 from agent_pipelines_tests.components.project import Project
 from agent_pipelines_tests.components.running import executions
 
