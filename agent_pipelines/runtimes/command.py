@@ -3,8 +3,9 @@
 import json
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from itertools import pairwise
 from pathlib import Path
 
 from pydantic import ConfigDict, Field, field_validator
@@ -32,14 +33,17 @@ _PLACEHOLDERS = (
     "invocation",
 )
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+_INTERPRETER = re.compile(r"(?:ba|da|z|k)?sh|python[\d.]*|node|perl|ruby")
+_CODE_FLAG = re.compile(r"-[a-z]*[ce]|--eval")
 
 
 class CommandConfig(OutputConfig, RuntimeConfig):
     """Settings of a command-line agent.
 
     Arguments and `stdin` may hold {prompt}, {system}, {session_id}, {idempotency_key}, {task}, {logical_time},
-    {output_schema} and {invocation} (the whole of it, as JSON). No shell reads them. An argument can be seen by every user
-    of the machine and is limited to 128 KiB by Linux: give prompts on stdin.
+    {output_schema} and {invocation} (the whole of it, as JSON). No shell reads them, and code for an interpreter may hold
+    none: a prompt would become code. An argument can be seen by every user of the machine and is limited to 128 KiB by
+    Linux: give prompts on stdin.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -63,13 +67,21 @@ class CommandConfig(OutputConfig, RuntimeConfig):
     exit_codes: dict[int, ErrorClass] = Field(
         default_factory=dict, description="Error classes of exit codes; others are `agent`.", examples=[{"75": "overloaded"}]
     )
-    grace: Duration = Field(default=Duration(5), description="Time between SIGTERM and SIGKILL.", examples=["5s"])
+    grace: Duration = Field(
+        default=Duration(5),
+        description="Time between SIGTERM and SIGKILL, and for what the program leaves behind to end by itself.",
+        examples=["5s"],
+    )
 
     @field_validator("argv", "resume")
     @classmethod
     def _program_is_fixed(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value is not None and (not value or not value[0] or _PLACEHOLDER.search(value[0])):
             raise ValueError("the first item is the program; write its name or path, without a placeholder")
+        if value is not None and _INTERPRETER.fullmatch(Path(value[0]).name):
+            for flag, code in pairwise(value):
+                if _CODE_FLAG.fullmatch(flag) and _PLACEHOLDER.search(code):
+                    raise ValueError(f"code after `{flag}` holds a placeholder; pass it as an argument of its own, or on `stdin`")
         return value
 
     @field_validator("argv", "resume", "stdin")
@@ -111,7 +123,7 @@ class CommandRuntime(Runtime[CommandConfig]):
             structured_output=config.uses("output_schema"),
         )
 
-    async def stream(self, invocation: Invocation) -> AsyncIterator[AgentEvent]:
+    async def stream(self, invocation: Invocation) -> AsyncGenerator[AgentEvent, None]:
         """Start the program and read its output to the end."""
         config = self.config
         argv, stdin = command_line(config, invocation)

@@ -60,6 +60,10 @@ def spoken(text: str, stream: bool) -> Script:
 class ScriptedServer:
     def __init__(self, port: int) -> None:
         self.base_url = f"http://127.0.0.1:{port}/v1"
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: no scripts, nothing seen."""
         self.scripts: dict[str, Script] = {}
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []

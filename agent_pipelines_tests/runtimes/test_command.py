@@ -221,6 +221,8 @@ def test_cancelling_ends_the_program_and_its_children(tmp_path: Path) -> None:
     [
         ({"argv": []}, "argv"),
         ({"argv": ["{prompt}"]}, "first item is the program"),
+        ({"argv": ["sh", "-c", "agent {prompt}"]}, "code after `-c`"),
+        ({"argv": ["agent"], "resume": ["/usr/bin/python3.11", "-c", "print({task})"]}, "code after `-c`"),
         ({"argv": ["x", "{promt}"]}, "{promt} is no placeholder"),
         ({"argv": ["x"], "stdin": "{model}"}, "{model} is no placeholder"),
         ({"argv": ["x"], "exit_codes": {"0": "agent"}}, "0 is success"),

@@ -1,6 +1,5 @@
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,12 +21,9 @@ def stream(request: pytest.FixtureRequest) -> bool:
     return request.param
 
 
-@pytest.fixture
-def server(server: ScriptedServer) -> Iterator[ScriptedServer]:
-    yield server
-    server.scripts.clear()
-    server.requests.clear()
-    server.headers.clear()
+@pytest.fixture(autouse=True)
+def fresh(server: ScriptedServer) -> None:
+    server.forget()
 
 
 def runtime(server: ScriptedServer, **settings: Any) -> OpenAIRuntime:
