@@ -49,7 +49,10 @@ def asset_spec(spec: TaskSpec) -> dg.AssetSpec:
 def check_specs(spec: TaskSpec) -> list[dg.AssetCheckSpec]:
     """The checks of a task: its schema and those it declares."""
     key = asset_key(spec)
-    declared = [dg.AssetCheckSpec(check.name, asset=key, blocking=check.blocking) for check in spec.checks]
+    declared = [
+        dg.AssetCheckSpec(check.name, asset=key, blocking=check.blocking, description=f"`{check.python}`")
+        for check in spec.checks
+    ]
     if spec.output.schema_ is None:
         return declared
     description = "The answer satisfies the declared JSON Schema."
