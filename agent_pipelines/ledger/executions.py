@@ -268,11 +268,15 @@ class Executions:
             query = query.where(executions.c.seq > after)
         if before is not None:
             query = query.where(executions.c.seq < before)
-        query = query.order_by(executions.c.seq.desc()).limit(limit)
+        parts = iter([query.order_by(executions.c.seq.desc())])
         if text is not None and text.split():
             facets = search.Facets(workspace=workspace, application=application, task=task, status=status, origin=origin)
-            query = search.with_words(connection, query, text, facets, after, before)
-        rows = connection.execute(query).mappings()
+            parts = search.with_words(connection, next(parts), text, facets, after, before)
+        rows: list[sa.RowMapping] = []
+        for part in parts:
+            rows += connection.execute(part.limit(limit - len(rows))).mappings()
+            if len(rows) == limit:
+                break
         return [StoredExecution.model_validate(row) for row in rows]
 
     def rows(

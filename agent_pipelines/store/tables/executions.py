@@ -67,7 +67,10 @@ executions = sa.Table(
     sa.CheckConstraint(f"({one_of('status', sorted(FINAL))}) = (finished_at IS NOT NULL)", name="finished"),
     sa.CheckConstraint("status <> 'failed' OR (error_class IS NOT NULL AND error_stage IS NOT NULL)", name="error"),
     sa.CheckConstraint("status NOT IN ('succeeded', 'running', 'waiting') OR error_class IS NULL", name="no_error"),
+    sa.Index("ix_executions_workspace", "workspace", "seq"),
+    sa.Index("ix_executions_application", "workspace", "application", "seq"),
     sa.Index("ix_executions_task", "workspace", "application", "task", "seq"),
+    sa.Index("ix_executions_task_status", "workspace", "application", "task", "status", "seq"),
     sa.Index("ix_executions_status", "workspace", "status", "seq"),
     sa.Index("ix_executions_run", "run_id"),
     sa.Index("ix_executions_created", "created_at"),
@@ -146,6 +149,7 @@ execution_texts = sa.Table(
     metadata,
     sa.Column("seq", Sequence, sa.ForeignKey("executions.seq", ondelete="CASCADE"), primary_key=True, autoincrement=False),
     sa.Column("body", sa.Text, nullable=False),
+    sa.Column("facets", sa.Text),  # conditions in the index of words, as in `s_failed`
 )
 
 outbox = sa.Table(
