@@ -50,7 +50,7 @@ class Stack:
         self.home = home
         self.host = host
         self.port = port or _free_port(host)
-        self.log_path = home / "logs" / "stack.log"
+        self.log_path = home / "process_logs" / "stack.log"
         self._environment = {**os.environ, **(environment or {}), "DAGSTER_HOME": str(home)}
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
