@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agent_pipelines import frames as frames
     from agent_pipelines.components.agent import Agent as Agent
     from agent_pipelines.components.decorator import agent_task as agent_task
     from agent_pipelines.components.op import agent_op as agent_op
@@ -60,6 +61,7 @@ _HOMES = {
     "agent_task": "components.decorator",
     "definitions": "definitions",
 }
+_MODULES = {"frames"}
 
 __all__ = [
     "After",
@@ -88,10 +90,13 @@ __all__ = [
     "agent_op",
     "agent_task",
     "definitions",
+    "frames",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

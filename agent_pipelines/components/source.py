@@ -32,8 +32,11 @@ class Source:
         """The file that a component is loaded from."""
         loading = dg.ComponentLoadContext.from_resolution_context(context)
         lines = context.source_position_tree
-        file = loading.path / "defs.yaml" if lines is None else Path(lines.position.filename)
-        return cls(file, loading.project_root, lines)
+        if lines is not None:
+            return cls(Path(lines.position.filename), loading.project_root, lines)
+        # A component that was made in Dagster's web interface has no file.
+        folder: Path | None = getattr(loading.component_loc, "file_path", None)
+        return cls(None if folder is None else folder / "defs.yaml", loading.project_root)
 
     @property
     def named_by_folder(self) -> dict[str, str]:

@@ -338,7 +338,7 @@ def test_the_name_works_as_a_function_whatever_was_imported_first(project: Proje
 
 def test_the_public_names() -> None:
     assert agent_pipelines.__all__ == sorted(agent_pipelines.__all__)
-    assert set(agent_pipelines.__all__) == set(agent_pipelines._HOMES)
+    assert set(agent_pipelines.__all__) == agent_pipelines._HOMES.keys() | agent_pipelines._MODULES
     for name in agent_pipelines.__all__:
         assert getattr(agent_pipelines, name).__name__.rpartition(".")[2] == name
 
