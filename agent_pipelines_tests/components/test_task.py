@@ -1,7 +1,9 @@
 import json
 
 import dagster as dg
+import jsonschema
 import pytest
+import yaml
 
 from agent_pipelines import AgentTask, Cron, DefinitionError, Event
 from agent_pipelines.components.problems import DefinitionErrors
@@ -157,3 +159,70 @@ def test_the_json_schema_names_every_field_and_describes_it() -> None:
     assert schema["additionalProperties"] is False
     assert schema["required"] == ["intent", "agent"]
     assert all("description" in part for part in schema["properties"].values())
+
+
+EVERYTHING = """
+spec_version: 1
+name: digest
+application: finance
+workspace: default
+prompt: "{{ day }}: {{ state.total }} {{ upstream['finance/ledger'] }}"
+system: Be brief
+variables: {day: monday}
+parameters: {temperature: 0.2}
+session: {mode: named, name: desk}
+window: {max_tokens: 4000, keep: [event, history]}
+triggers:
+  - {kind: cron, cron: "0 6 * * mon-fri", timezone: Europe/Berlin, name: nightly, enabled: false, variables: {day: tuesday}}
+  - {kind: interval, every: 15m, offset: 30s, logical_time: "2013-02-08T02:00:00-05:00"}
+  - {kind: at, at: "2027-01-01T09:00:00+01:00"}
+  - {kind: event, event: push, match: {branch: main}}
+  - {kind: asset, asset: sales/orders}
+  - {kind: after, task: ledger, offset: 15m, wait_at_most: 6h, repair: false, if_upstream_fails: run}
+dependencies: [ledger]
+deduplicate_by: "{{ day }}"
+gate: os:getcwd
+output: {format: json, schema: {type: object}}
+checks: [{name: sums, python: "os:getcwd", blocking: false}]
+remember: [total]
+emits: digest.ready
+timeout: {attempt: 1m, total: 1h 30m}
+retry: {max_attempts: 2, delay: 2s, factor: 1.5, max_delay: 5m, jitter: 0, errors: [timeout], idempotent: true}
+budget: {tokens: 1000, usd: 0.5}
+cost_estimate: {tokens: 500}
+service_level: {start_within: 1m, finish_within: 30m}
+risk: high
+priority: 5
+pool: model
+owners: ["team:data"]
+tags: {tier: gold}
+notifications: [desk]
+"""
+
+
+def test_every_field_can_be_written_in_yaml_and_is_in_the_schema(project: Project) -> None:
+    task = _load(project.task("folder", EVERYTHING, prompt=None))
+    written = {**yaml.safe_load(EVERYTHING), "intent": "Sum up the day", "agent": "writer"}
+    assert set(written) == set(TaskSpec.model_fields)
+    assert set(task.model_fields_set) == set(TaskSpec.model_fields)
+    assert TaskSpec.model_validate(written).spec_hash == task.spec_hash
+    validator = jsonschema.Draft202012Validator(TaskAttributes.model_json_schema())
+    assert [error.message for error in validator.iter_errors(written)] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"triggers": [{"kind": "cron"}]}, "$.triggers[0]"),
+        ({"triggers": [{"kind": "cron", "cron": 5}]}, "$.triggers[0].cron"),
+        ({"triggers": [{"cron": "0 6 * * *"}]}, "$.triggers[0]"),
+        ({"triggers": [{"kind": "sometimes"}]}, "$.triggers[0].kind"),
+        ({"retry": {"delay": "soon"}}, "$.retry.delay"),
+        ({"risk": "none"}, "$.risk"),
+    ],
+)
+def test_the_schema_names_the_field_inside(change: dict[str, object], path: str) -> None:
+    validator = jsonschema.Draft202012Validator(TaskAttributes.model_json_schema())
+    errors = list(validator.iter_errors({"intent": "x", "agent": "writer", **change}))
+    assert [error.json_path for error in errors] == [path]
+    assert not list(validator.iter_errors({"intent": "x", "agent": "writer", **dict.fromkeys(change, "{{ env.X }}")}))
