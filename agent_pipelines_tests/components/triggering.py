@@ -1,6 +1,6 @@
 """Evaluating schedules and sensors as Dagster's daemon does, on a clock that is moved by hand."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -13,10 +13,17 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 from agent_pipelines.components.schedules import schedules_for
 from agent_pipelines.components.sensors import sensors_for
 from agent_pipelines.core.clock import ManualClock, from_microseconds, to_microseconds
+from agent_pipelines.core.errors import ErrorClass, RuntimeFailure
+from agent_pipelines.core.event import AgentEvent, Final
+from agent_pipelines.core.execution import ExecutionResult, RunRef, Verdict
+from agent_pipelines.core.ids import new_id
+from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.launch import Launch
 from agent_pipelines.engine.ticks import Tick
 from agent_pipelines.hub import Hub
+from agent_pipelines.runtimes.base import Capabilities, Runtime, RuntimeConfig
+from agent_pipelines.runtimes.fleet import Agent, Node
 
 
 def instant(text: str) -> int:
@@ -26,6 +33,25 @@ def instant(text: str) -> int:
 def spec(name: str = "report", **changes: Any) -> TaskSpec:
     values = {"name": name, "application": "app", "intent": "Report", "agent": "writer", "prompt": "Write", **changes}
     return TaskSpec.model_validate(values)
+
+
+class Scripted(Runtime[RuntimeConfig]):
+    """Succeeds or fails as its script says, and counts its calls."""
+
+    kind = "scripted"
+    config_type = RuntimeConfig
+    capabilities = Capabilities()
+
+    def __init__(self, *works: bool) -> None:
+        super().__init__(RuntimeConfig())
+        self.works = list(works)
+        self.calls = 0
+
+    async def stream(self, invocation: Invocation) -> AsyncGenerator[AgentEvent, None]:
+        self.calls += 1
+        if not (self.works.pop(0) if self.works else True):
+            raise RuntimeFailure(ErrorClass.INVALID_REQUEST, "the script says no")
+        yield Final(text="done")
 
 
 @dataclass
@@ -41,6 +67,31 @@ class Deployment:
         with self.hub.database.reading() as connection:
             found = self.hub.ticks.list(connection, application="app", task=task, trigger=trigger, limit=10_000)
             return list(found)[::-1]
+
+    def run(
+        self, task: TaskSpec, launch: Launch, runtime: Scripted | None = None, *, run_id: str | None = None
+    ) -> ExecutionResult:
+        """Do what the Dagster run of a launch does."""
+        agent = Agent("writer", [Node("one", runtime or Scripted())])
+        invocation = Invocation(
+            application=task.application,
+            task=task.name,
+            spec_hash=task.spec_hash,
+            trigger=launch.trigger,
+            origin=launch.origin,
+            occurrence=launch.occurrence,
+            due_at=launch.due_at,
+            logical_at=launch.logical_at,
+            variables=launch.variables,
+        )
+        return self.hub.runner.execute(invocation, task, agent, run=RunRef(run_id=run_id or new_id(), resumes=launch.resume))
+
+    def decide(self, launch: Launch, verdict: Verdict, reason: str) -> None:
+        """Give the tick of a launch a verdict without a run."""
+        application, _, task = launch.task.partition("/")
+        with self.hub.database.transaction() as connection:
+            key = ("default", application, task)
+            self.hub.ticks.decide(connection, key, launch.trigger, launch.occurrence, verdict, reason=reason)
 
     def put(self, type: str, payload: Mapping[str, Any], **more: Any) -> str:
         with self.hub.database.transaction() as connection:
