@@ -1,7 +1,7 @@
 """The Dagster definitions of a project."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,6 +38,16 @@ def definitions(path: Path | str) -> dg.Definitions:
     refuse(list(problems_between(tasks, agents, further_agents=further_agents, assets=assets)))
     added = dg.Definitions(executor=dg.in_process_executor if loaded.executor is None else None, sensors=[reconciler_sensor()])
     return dg.Definitions.merge(loaded, added)
+
+
+def declared_tasks(path: Path | str) -> Sequence[AgentTask]:
+    """The tasks in the defs folder of the dg project that a path lies in, each with the place of its declaration.
+
+    Raises DefinitionError for all that cannot be loaded.
+    """
+    tasks, broken = _declared(ProjectTree.for_project(Path(path)), AgentTask)
+    refuse(broken)
+    return tasks
 
 
 def _declared(tree: ProjectTree, kind: type[Any]) -> tuple[list[Any], list[Any]]:

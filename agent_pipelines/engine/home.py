@@ -12,6 +12,9 @@ from agent_pipelines.core.secrets import redactor
 
 VARIABLE = "DAGSTER_HOME"
 
+Instance = DagsterInstance
+"""For rooms that pass an instance on."""
+
 
 class HomeError(AgentPipelinesError):
     """The directory that DAGSTER_HOME names cannot be used: says what to set."""

@@ -1,10 +1,10 @@
-"""Since when a schedule is switched on, as Dagster has written it down."""
+"""Which schedules and sensors are switched on, and since when, as Dagster has written it down."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dagster import DagsterInstance
 from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.scheduler.instigation import ScheduleInstigatorData
+from dagster._core.scheduler.instigation import InstigatorStatus, ScheduleInstigatorData
 
 from agent_pipelines.core.clock import Microseconds
 
@@ -22,3 +22,9 @@ def switched_on_at(instance: DagsterInstance, schedule_name: str, lines: Sequenc
         if data.start_timestamp is not None and declared == list(lines):
             return round(data.start_timestamp * 1_000_000)
     return None
+
+
+def switched(instance: DagsterInstance) -> Mapping[str, bool]:
+    """The schedules and sensors that somebody has switched, by name, and whether on; the others are as they are declared."""
+    states = {InstigatorStatus.RUNNING: True, InstigatorStatus.STOPPED: False}
+    return {state.instigator_name: states[state.status] for state in instance.all_instigator_state() if state.status in states}

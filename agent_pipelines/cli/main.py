@@ -1,0 +1,48 @@
+"""`agent-pipelines`, the command."""
+
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent_pipelines.cli import audit, event, execution, prompt, runtime, session, task, tick
+from agent_pipelines.cli.deployment import Deployment
+from agent_pipelines.cli.init import init
+from agent_pipelines.cli.migrate import migrate
+from agent_pipelines.cli.problems import Commands
+from agent_pipelines.cli.up import up
+
+app = typer.Typer(
+    cls=Commands,
+    name="agent-pipelines",
+    help="Run AI agents unattended: on schedules and events, with a record of everything they do.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for group in (task, execution, tick, prompt, session, event, audit, runtime):
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
+app.command()(init)
+app.command()(migrate)
+app.command()(up)
+
+
+@app.callback()
+def begin(
+    context: typer.Context,
+    home: Annotated[Path | None, typer.Option(help="Directory of the deployment, in place of DAGSTER_HOME.")] = None,
+    project: Annotated[
+        Path | None, typer.Option(help="Directory of the project that declares the tasks; by default the one you are in.")
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Remember what all commands work on."""
+    if version:
+        typer.echo(version_of("agent-pipelines"))
+        raise typer.Exit
+    context.obj = Deployment(home, project)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="agent-pipelines")

@@ -1,0 +1,1 @@
+"""What the record means: overviews and tables for analysis."""
