@@ -96,25 +96,25 @@ class ProcessGroup:
         """The exit code of the child, negative for a signal, once `stderr` is complete."""
         code = await self._process.wait()
         if self._errors is not None:
-            await self._errors.closed.wait()
+            await self._errors.ended.wait()
         return code
 
     async def end(self) -> None:
         """End the group: SIGTERM, and SIGKILL to what is left after the grace."""
-        if not self._signal(signal.SIGTERM):
-            return
-        try:
-            async with asyncio.timeout(self._grace):
+        if self._signal(signal.SIGTERM):
+            try:
+                async with asyncio.timeout(self._grace):
+                    await self._process.wait()
+                    # Grandchildren are not ours to wait for, so their end can only be looked up.
+                    while self._signal(0) and self._is_alive():  # noqa: ASYNC110
+                        await asyncio.sleep(_POLL)
+            except TimeoutError:
+                self._signal(signal.SIGKILL)
+            except asyncio.CancelledError:  # a second one, when there is no time for grace
+                self._signal(signal.SIGKILL)
                 await self._process.wait()
-                # Grandchildren are not ours to wait for, so their end can only be looked up.
-                while self._signal(0) and self._is_alive():  # noqa: ASYNC110
-                    await asyncio.sleep(_POLL)
-        except TimeoutError:
-            self._signal(signal.SIGKILL)
-            await self._process.wait()
-        except asyncio.CancelledError:  # a second one, when there is no time for grace
-            self._signal(signal.SIGKILL)
-            raise
+                raise
+        await self._process.wait()
 
     def _signal(self, number: int) -> bool:
         """Send a signal to the group; False if the group has no member."""
@@ -144,11 +144,9 @@ class ProcessGroup:
     async def _keep_errors(self) -> None:
         if self._errors is None:
             return
-        try:
-            while piece := await self._errors.reader.read(_TAIL):
-                self._tail = (self._tail + piece)[-_TAIL:]
-        finally:
-            self._errors.closed.set()
+        while piece := await self._errors.reader.read(_TAIL):
+            self._tail = (self._tail + piece)[-_TAIL:]
+        self._errors.ended.set()
 
 
 def manner_of_end(code: int) -> str:
@@ -165,7 +163,7 @@ class _Pipe:
     def __init__(self, reader: asyncio.StreamReader, transport: asyncio.ReadTransport, write_fd: int) -> None:
         self.reader = reader
         self.write_fd = write_fd
-        self.closed = asyncio.Event()
+        self.ended = asyncio.Event()
         self._transport = transport
         self._has_writer = True
 
@@ -186,3 +184,4 @@ class _Pipe:
     def close(self) -> None:
         self.close_writer()
         self._transport.close()
+        self.ended.set()

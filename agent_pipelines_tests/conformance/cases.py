@@ -11,7 +11,7 @@ from agent_pipelines.core.errors import ErrorClass, RuntimeFailure
 from agent_pipelines.core.event import Usage
 from agent_pipelines.runtimes.base import Runtime
 from agent_pipelines.runtimes.catalog import create
-from agent_pipelines.runtimes.fake import FakeRuntime, Pause
+from agent_pipelines.runtimes.fake import FakeConfig, FakeRuntime, Pause
 from agent_pipelines_tests.runtimes.scripted_server import Script, ScriptedServer, chunk, frames, whole
 from agent_pipelines_tests.runtimes.waiting import is_alive
 
@@ -223,7 +223,7 @@ def fake() -> Case:
 
     return Case(
         kind="fake",
-        echo=lambda world: Echo(FakeRuntime.config_type(usage=SPENT)),
+        echo=lambda world: Echo(FakeConfig(usage=SPENT)),
         structured=lambda world: create("fake", {"replies": [{"total": 3}]}),
         hang=lambda world: Hang(FakeRuntime(script=[["up", Pause()]]), lambda text: text, lambda text: True),
         failures={error_class: failing(error_class) for error_class in ErrorClass},

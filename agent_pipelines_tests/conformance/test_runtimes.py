@@ -112,6 +112,7 @@ def test_cancelling_stops_the_work(case: Case, world: World) -> None:
     async def consume() -> None:
         async with aclosing(hang.runtime.stream(invocation(hang.prompt))) as events:
             async for event in events:
+                assert isinstance(event, Text)
                 seen.append(event.text)
 
     async def main() -> None:

@@ -3,6 +3,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -41,9 +42,9 @@ def raw_server(answer: bytes | None) -> Iterator[str]:
         listener.close()
 
 
-def ask(url: str, client: httpx.AsyncClient | None = None, **settings: object) -> bytes:
+def ask(url: str, client: httpx.AsyncClient | None = None, **settings: Any) -> bytes:
     async def main() -> bytes:
-        endpoint = Http(HttpConfig(base_url=url, **settings), client)  # type: ignore[arg-type]
+        endpoint = Http(HttpConfig(base_url=url, **settings), client)
         try:
             async with endpoint.open("POST", "/x", json={"a": 1}) as answer:
                 return await answer.aread()
@@ -53,7 +54,7 @@ def ask(url: str, client: httpx.AsyncClient | None = None, **settings: object) -
     return asyncio.run(main())
 
 
-def refused(url: str, **settings: object) -> RuntimeFailure:
+def refused(url: str, **settings: Any) -> RuntimeFailure:
     with pytest.raises(RuntimeFailure) as caught:
         ask(url, **settings)
     return caught.value
@@ -154,8 +155,8 @@ def test_a_status_has_a_class(status: int, code: str | None, expected: ErrorClas
         ({"message": "it broke"}, ErrorClass.SERVER),
     ],
 )
-def test_an_error_that_came_with_status_200_has_a_class(error: object, expected: ErrorClass) -> None:
-    assert failure_of_error(error, "host").error_class is expected  # type: ignore[arg-type]
+def test_an_error_that_came_with_status_200_has_a_class(error: Any, expected: ErrorClass) -> None:
+    assert failure_of_error(error, "host").error_class is expected
 
 
 def test_a_redirect_names_the_setting_to_change() -> None:
@@ -242,9 +243,9 @@ def test_clients_are_made_in_the_event_loop_that_uses_them(monkeypatch: pytest.M
         ({"base_url": "https://host", "headers": {"X-Api-Key": "abc"}}, "api_key_env"),
     ],
 )
-def test_settings_that_hold_a_secret_or_no_address_are_refused(settings: dict[str, object], words: str) -> None:
+def test_settings_that_hold_a_secret_or_no_address_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError) as caught:
-        HttpConfig(**settings)  # type: ignore[arg-type]
+        HttpConfig(**settings)
     assert words in str(caught.value)
     assert "secret@" not in str(caught.value)
     assert "abc" not in str(caught.value)

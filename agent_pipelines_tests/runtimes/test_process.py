@@ -42,6 +42,15 @@ def test_stdin_can_be_closed() -> None:
     asyncio.run(main())
 
 
+def test_a_block_that_is_left_at_once_has_an_exit_code_too() -> None:
+    async def main() -> None:
+        async with running("sleep", "1000") as group:
+            pass
+        assert await group.wait() == -signal.SIGTERM
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("size", [0, 1, 5_000_000])
 def test_input_and_output_of_any_size_pass(size: int) -> None:
     async def main() -> None:
@@ -154,13 +163,16 @@ def test_the_output_ends_although_a_process_left_behind_holds_it(tmp_path: Path)
 
 def test_the_output_ends_although_a_process_that_left_the_group_holds_it(tmp_path: Path) -> None:
     told = tmp_path / "pid"
-    leave = f"import os; os.setsid(); open({str(told)!r}, 'w').write(str(os.getpid())); os.execvp('sleep', ['sleep', '1000'])"
+    leave = (
+        "import os, sys; os.setsid(); new = sys.argv[1] + '.new'; open(new, 'w').write(str(os.getpid()));"
+        "os.rename(new, sys.argv[1]); os.execvp('sleep', ['sleep', '1000'])"
+    )
+    script = '"$0" -c "$1" "$2" & until [ -e "$2" ]; do sleep 0.01; done; echo done'
 
     async def main() -> None:
-        async with running("sh", "-c", '"$0" -c "$1" & echo done', sys.executable, leave, grace=0.1) as group:
+        async with running("sh", "-c", script, sys.executable, leave, str(told), grace=0.1) as group:
             assert await read(group) == b"done\n"
             assert await group.wait() == 0
-        await a_until(told.exists)
         os.kill(int(told.read_text()), signal.SIGKILL)
 
     asyncio.run(main())

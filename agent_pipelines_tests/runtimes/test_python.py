@@ -119,14 +119,14 @@ def test_the_child_finds_what_this_process_finds(tmp_path: Path, monkeypatch: py
     assert told == str(tmp_path / "found_by_path.py")
 
 
-def hanging(tmp_path: Path, name: str) -> tuple[asyncio.Task[list[AgentEvent]], Path]:
+def hanging(tmp_path: Path, name: str, grace: float) -> tuple[asyncio.Task[list[AgentEvent]], Path]:
     told = tmp_path / "pids"
-    return asyncio.create_task(collect(agent(name, grace=0.2), invocation(str(told)))), told
+    return asyncio.create_task(collect(agent(name, grace=grace), invocation(str(told)))), told
 
 
 def test_cancelling_ends_a_synchronous_function_and_its_children(tmp_path: Path) -> None:
     async def main() -> None:
-        task, told = hanging(tmp_path, "hangs")
+        task, told = hanging(tmp_path, "hangs", grace=0.2)
         await a_until(lambda: os.path.exists(told))
         pids = [int(pid) for pid in told.read_text().split()]
         assert all(map(is_alive, pids))
@@ -140,7 +140,7 @@ def test_cancelling_ends_a_synchronous_function_and_its_children(tmp_path: Path)
 
 def test_a_synchronous_function_can_tidy_up_when_it_is_cancelled(tmp_path: Path) -> None:
     async def main() -> None:
-        task, told = hanging(tmp_path, "tidies_up")
+        task, told = hanging(tmp_path, "tidies_up", grace=60)
         await a_until(lambda: os.path.exists(told))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-_LIMIT = 60  # seconds; only a test that fails gets there
+_LIMIT = 30  # seconds; only a test that fails gets there
 
 
 def until(condition: Callable[[], object]) -> None:
