@@ -140,6 +140,9 @@ class Demo:
             ("morning/morning_mail", 1),
         ):
             self._wait_for(path, count)
+        for tick, _ in self._all():
+            while tick.run_id is not None and not self._gateway.is_over(tick.run_id):
+                self._pause(f"run {tick.run_id} to end")
 
     def table(self) -> Table:
         """What happened, tick by tick."""
@@ -174,6 +177,8 @@ class Demo:
             for tick, execution in self._all()
             if tick.verdict not in (Verdict.RAN, Verdict.DEDUPLICATED) or execution is None or execution.status != "succeeded"
         ]
+        runs = {tick.run_id: self._gateway.run_status(tick.run_id) for tick, _ in self._all() if tick.run_id is not None}
+        found += [f"run {run_id}: {status} in Dagster" for run_id, status in runs.items() if status != "SUCCESS"]
         files = self._home / "examples"
         expected = {"mail": 1, "cases": 1, "settlements": 1}
         for folder, count in expected.items():
