@@ -273,7 +273,7 @@ def _details(error: JsonValue) -> tuple[str, list[str]]:
         return str(error), []
     message = next((error[name] for name in ("message", "detail", "msg") if error.get(name)), error)
     names = [error.get(name) for name in ("code", "type", "status")]
-    return str(message), [str(name) for name in names if isinstance(name, str | int) and name]
+    return str(message), [excerpt(str(name), 80) for name in names if isinstance(name, str | int) and name]
 
 
 async def _beginning(answer: httpx.Response, limit: int = 65_536) -> bytes:
