@@ -53,15 +53,25 @@ class ProcessGroup:
             with tempfile.TemporaryFile() as given:
                 given.write(stdin or b"")
                 given.seek(0)
-                process = await asyncio.create_subprocess_exec(
-                    *argv,
-                    stdin=DEVNULL if stdin is None else given,
-                    stdout=pipes[0].write_fd,
-                    stderr=errors.write_fd if errors else None,
-                    env=env,
-                    cwd=cwd,
-                    start_new_session=True,
+                start = asyncio.create_task(
+                    asyncio.create_subprocess_exec(
+                        *argv,
+                        stdin=DEVNULL if stdin is None else given,
+                        stdout=pipes[0].write_fd,
+                        stderr=errors.write_fd if errors else None,
+                        env=env,
+                        cwd=cwd,
+                        start_new_session=True,
+                    )
                 )
+                try:
+                    process = await asyncio.shield(start)
+                except asyncio.CancelledError:
+                    # Left to itself a cancelled start kills the child alone, and not what it has started meanwhile.
+                    await asyncio.wait({start})
+                    if start.exception() is None:
+                        group = cls(start.result(), pipes[0], errors, grace)
+                    raise
             group = cls(process, pipes[0], errors, grace)
             for pipe in pipes:
                 pipe.close_writer()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from agent_pipelines.runtimes.process import ProcessGroup, manner_of_end
@@ -147,6 +148,27 @@ def test_cancelling_ends_the_group_even_when_repeated(times: int) -> None:
 
     cancelled_in(main, times)
     asyncio.run(gone())
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_cancelling_while_the_program_starts_leaves_nothing_behind(steps: int) -> None:
+    duration = f"100{os.getpid()}.{steps}"  # by which the grandchild is found
+
+    async def start() -> None:
+        async with shell(f"sleep {duration} & wait"):
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        task = asyncio.create_task(start())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    running = [process.info for process in psutil.process_iter(["cmdline", "status"])]
+    assert not [it for it in running if duration in (it["cmdline"] or ()) and it["status"] != psutil.STATUS_ZOMBIE]
 
 
 def test_the_output_ends_although_a_process_left_behind_holds_it(tmp_path: Path) -> None:
