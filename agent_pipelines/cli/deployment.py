@@ -50,8 +50,11 @@ class Deployment:
     @cached_property
     def instance(self) -> "Instance":
         """The Dagster instance. Raises HomeError if DAGSTER_HOME does not lead to one."""
-        from agent_pipelines.engine.home import instance_of_home
+        from agent_pipelines.engine.home import VARIABLE, instance_of_home
 
+        # `up` keeps the records of a project there, unless it is told otherwise.
+        if not os.environ.get(VARIABLE) and self.project is not None and (self.project / ".dagster_home").is_dir():
+            os.environ[VARIABLE] = str(self.project / ".dagster_home")
         # A home without settings is in order for commands; `up` writes them.
         logging.getLogger("dagster").setLevel(logging.ERROR)
         return instance_of_home()
@@ -95,6 +98,9 @@ class Deployment:
         if self.project is not None:
             from agent_pipelines.definitions import declared_tasks
 
+            # A console script does not find modules in the directory that it was started in; Dagster's processes do.
+            if str(self.project) not in sys.path:
+                sys.path.insert(0, str(self.project))
             with _stdout_for_answers():
                 tasks = declared_tasks(self.project)
             declared = [

@@ -26,7 +26,7 @@ def up(
     if configured and home != project / ".dagster_home":
         typer.echo(f"DAGSTER_HOME is {home}: settings are read from its dagster.yaml, a copy of the project's", err=True)
     stack = Stack(project, home, host=host, port=port)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _supervise(stack)
     except KeyboardInterrupt:

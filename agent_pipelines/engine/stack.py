@@ -80,6 +80,7 @@ class Stack:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_heed_interrupts,
         )
 
     def wait_until_ready(self, timeout: float = 120.0) -> None:
@@ -167,6 +168,11 @@ _LOCATIONS = """
 query Locations { workspaceOrError { ... on Workspace { locationEntries {
   name loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }
 """
+
+
+def _heed_interrupts() -> None:
+    # A shell starts background jobs with SIGINT ignored; Dagster would inherit that and could not be asked to stop.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _free_port(host: str) -> int:
