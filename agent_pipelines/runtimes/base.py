@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SecretStr
@@ -52,7 +52,7 @@ class Runtime(ABC, Generic[ConfigT]):
         self.config = config
 
     @abstractmethod
-    def stream(self, invocation: Invocation) -> AsyncIterator[AgentEvent]:
+    def stream(self, invocation: Invocation) -> AsyncGenerator[AgentEvent, None]:
         """Run one attempt of the invocation."""
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
 """A runtime without an agent, for tests and rehearsals."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from pydantic import Field, JsonValue
@@ -57,7 +57,7 @@ class FakeRuntime(Runtime[FakeConfig]):
         self._script += [[reply] for reply in self.config.replies]
         self._clock = clock or SystemClock()
 
-    async def stream(self, invocation: Invocation) -> AsyncIterator[AgentEvent]:
+    async def stream(self, invocation: Invocation) -> AsyncGenerator[AgentEvent, None]:
         """Play the next part of the script."""
         attempt = len(self.invocations) - self.config.fail_times
         self.invocations.append(invocation)

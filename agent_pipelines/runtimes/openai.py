@@ -1,6 +1,6 @@
 """Endpoints that speak OpenAI's chat completions."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -56,7 +56,7 @@ class OpenAIRuntime(Runtime[OpenAIConfig]):
         )
         self._http = Http(config, client)
 
-    async def stream(self, invocation: Invocation) -> AsyncIterator[AgentEvent]:
+    async def stream(self, invocation: Invocation) -> AsyncGenerator[AgentEvent, None]:
         """Send one chat completion."""
         body = request_body(self.config, invocation)
         answer = Answer(self.config.model, parse="response_format" in body)

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import json
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -65,7 +65,7 @@ class PythonRuntime(Runtime[PythonConfig]):
         runtime._function = function
         return runtime
 
-    async def stream(self, invocation: Invocation) -> AsyncIterator[AgentEvent]:
+    async def stream(self, invocation: Invocation) -> AsyncGenerator[AgentEvent, None]:
         """Call the function."""
         if self._function is None:
             self._function = _load(self.config.function)
