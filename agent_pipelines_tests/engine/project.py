@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 DEFINITIONS = """
@@ -39,19 +39,38 @@ def write_project(directory: Path, definitions: str = DEFINITIONS) -> Path:
     return file
 
 
+class Daemon:
+    """Dagster's daemon with its code server and runs, in a process group of its own."""
+
+    def __init__(self, home: Path, workspace: Path) -> None:
+        command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)]
+        environment = {**os.environ, "DAGSTER_HOME": str(home), "DAGSTER_DISABLE_TELEMETRY": "1"}
+        with (home / "daemon.log").open("a") as log:
+            self._process = subprocess.Popen(
+                command, env=environment, cwd=workspace.parent, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def kill_all(self) -> None:
+        """End the whole group without warning."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(30)
+        self.kill_all()
+
+
 @contextmanager
-def daemon(home: Path, workspace: Path) -> Iterator[None]:
-    """Dagster's daemon in a process of its own."""
-    command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)]
-    environment = {**os.environ, "DAGSTER_HOME": str(home), "DAGSTER_DISABLE_TELEMETRY": "1"}
-    with (home / "daemon.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, cwd=workspace.parent, stdout=log, stderr=log)
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+def daemon(home: Path, workspace: Path) -> Iterator[Daemon]:
+    """Dagster's daemon, stopped at the end."""
+    running = Daemon(home, workspace)
+    try:
+        yield running
+    finally:
+        running.stop()

@@ -58,7 +58,7 @@ def test_the_runs_of_a_tick_are_found(gateway: DagsterGateway, instance: Dagster
     ticks = Ticks(ManualClock())
     run_id = gateway.launch("app__report", LAUNCH)
     reserved = gateway.launch("app__report", LAUNCH.model_copy(update={"occurrence": "other"}))
-    repairing = gateway.launch("app__report", LAUNCH, tags={"agent_pipelines/repair": "e-1"})
+    repairing = gateway.launch("app__report", LAUNCH, tags={".dagster/agent_pipelines.repair": "e-1"})
 
     def found(trigger: str, occurrence: str, reserved_id: str | None = None) -> list[str]:
         with database.transaction() as connection:
