@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from agent_pipelines.cli.problems import BadInput, unknown
-from agent_pipelines.core.task import TaskKey
 
 if TYPE_CHECKING:
+    from agent_pipelines.core.task import TaskKey
     from agent_pipelines.engine.gateway import DagsterGateway
     from agent_pipelines.engine.home import Instance
     from agent_pipelines.hub import Hub
@@ -131,7 +131,7 @@ class Deployment:
         key = _choose(name, [task.spec.key for task in self.tasks])
         return next(task for task in self.tasks if task.spec.key == key)
 
-    def recorded_key(self, name: str) -> TaskKey:
+    def recorded_key(self, name: str) -> "TaskKey":
         """The key of a task that has run, without loading the project. Raises BadInput."""
         with self.hub.database.reading() as connection:
             keys = self.hub.ledger.specs.tasks(connection)
@@ -152,7 +152,7 @@ class Deployment:
         return application, task
 
 
-def _choose(name: str, keys: Sequence[TaskKey]) -> TaskKey:
+def _choose(name: str, keys: Sequence["TaskKey"]) -> "TaskKey":
     found = [key for key in keys if name in (f"{key[1]}/{key[2]}", key[2])]
     if len(found) == 1:
         return found[0]

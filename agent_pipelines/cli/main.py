@@ -1,6 +1,5 @@
 """`agent-pipelines`, the command."""
 
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +37,8 @@ def begin(
 ) -> None:
     """Remember what all commands work on."""
     if version:
+        from importlib.metadata import version as version_of
+
         typer.echo(version_of("agent-pipelines"))
         raise typer.Exit
     context.obj = Deployment(home, project)

@@ -8,10 +8,10 @@ from pydantic import JsonValue
 from agent_pipelines.cli import render
 from agent_pipelines.cli.arguments import AsJson, Before, Limit
 from agent_pipelines.cli.deployment import Deployment
-from agent_pipelines.core.task import TaskKey
 
 if TYPE_CHECKING:
     from agent_pipelines.context.prompts import PromptMove, PromptVersion
+    from agent_pipelines.core.task import TaskKey
 
 app = typer.Typer(help="Versions of what agents are asked.", no_args_is_help=True)
 
@@ -133,7 +133,7 @@ def rollback(
     _tell(done, as_json)
 
 
-def _path(key: TaskKey) -> str:
+def _path(key: "TaskKey") -> str:
     return f"{key[1]}/{key[2]}"
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-import yaml as pyyaml
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
@@ -166,6 +165,8 @@ def brief(value: Any, length: int = 80) -> str:
 
 def yaml(value: Any) -> str:
     """A JSON value as YAML."""
+    import yaml as pyyaml
+
     return pyyaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120).rstrip()
 
 

@@ -3,9 +3,7 @@
 import os
 from pathlib import Path
 
-import yaml
-from dagster import DagsterError, DagsterInstance
-from sqlalchemy import exc
+from dagster import DagsterInstance
 
 from agent_pipelines.core.errors import AgentPipelinesError
 from agent_pipelines.core.secrets import redactor
@@ -35,6 +33,7 @@ def instance_of_home() -> DagsterInstance:
         raise HomeError(f"{VARIABLE} is {home!r}, where no directory is; make it, or name another")
     try:
         return DagsterInstance.get()
-    except (DagsterError, yaml.YAMLError, exc.SQLAlchemyError) as error:
-        words = " ".join(redactor.text(str(error)).split())
+    except Exception as error:  # the storage that the settings name may raise anything
+        reason = error.__cause__ or error
+        words = " ".join(redactor.text(str(reason) or type(reason).__name__).split())
         raise HomeError(f"{path / 'dagster.yaml'}: Dagster cannot use these settings: {words}") from error
