@@ -3,7 +3,6 @@
 from typing import Any
 
 import dagster as dg
-import sqlalchemy as sa
 from pydantic import JsonValue
 
 from agent_pipelines.components.watch.sight import Due
@@ -17,6 +16,7 @@ from agent_pipelines.engine.revision import revision_of
 from agent_pipelines.engine.ticks import REPAIR, Tick
 from agent_pipelines.hub import Hub
 from agent_pipelines.ledger.recordable import recordable
+from agent_pipelines.store.database import Connection
 
 RESERVED = {REPAIR: "the ticks of repairs", "triggers": "the sensor of a task"}
 """Names that no trigger may have, and what they are kept for."""
@@ -32,7 +32,7 @@ def refuse_reserved_names(spec: TaskSpec) -> None:
             )
 
 
-def claim(hub: Hub, connection: sa.Connection, spec: TaskSpec, trigger: Trigger, due: Due) -> Tick:
+def claim(hub: Hub, connection: Connection, spec: TaskSpec, trigger: Trigger, due: Due) -> Tick:
     """Claim the tick of an occurrence, and give its verdict at once if it has one or if its variables cannot be rendered."""
     verdict, reason = due.verdict, due.reason
     variables: dict[str, JsonValue] = {}

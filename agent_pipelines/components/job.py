@@ -6,7 +6,7 @@ import dagster as dg
 
 from agent_pipelines.components.asset import asset_key
 from agent_pipelines.core.task import TaskSpec
-from agent_pipelines.engine.launch import PREFIX
+from agent_pipelines.engine.launch import tag
 
 
 def job_name(spec: TaskSpec) -> str:
@@ -24,7 +24,7 @@ def task_job(spec: TaskSpec) -> Any:
         tags={
             **spec.tags,
             **({"dagster/priority": str(spec.priority)} if spec.priority else {}),
-            f"{PREFIX}workspace": spec.workspace,
-            f"{PREFIX}application": spec.application,
+            tag("workspace"): spec.workspace,
+            tag("application"): spec.application,
         },
     )

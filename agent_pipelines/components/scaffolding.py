@@ -36,7 +36,7 @@ _AGENT_YAML = """\
 type: {type}
 
 attributes:
-  # A shipped double that answers offline. `agent-pipelines agents kinds` lists the others.
+  # A shipped double that answers offline. `agent-pipelines runtime list` names the others.
   runtime: fake
 """
 

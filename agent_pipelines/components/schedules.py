@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import dagster as dg
-import sqlalchemy as sa
 from pydantic import JsonValue
 
 from agent_pipelines.components.claim import claim, refuse_reserved_names, request
-from agent_pipelines.components.deployment import hub_of
+from agent_pipelines.components.deployment import hub_of, instance_of
 from agent_pipelines.components.watch.sight import Due
 from agent_pipelines.core.clock import Microseconds, isoformat, to_microseconds
 from agent_pipelines.core.execution import Verdict
@@ -22,6 +21,7 @@ from agent_pipelines.engine.rhythm import EVERY_MINUTE, cron_lines
 from agent_pipelines.engine.switches import switched_on_at
 from agent_pipelines.engine.ticks import Tick
 from agent_pipelines.hub import Hub
+from agent_pipelines.store.database import Connection
 
 HubOf = Callable[[dg.DagsterInstance], Hub]
 
@@ -52,8 +52,8 @@ def _schedule(spec: TaskSpec, job_name: str, trigger: Cron | Interval, hub_of: H
     lines = cron_lines(trigger)
 
     def evaluate(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        at = to_microseconds(context.scheduled_execution_time)
-        yield _Evaluation(hub_of(context.instance), context.instance, spec, trigger, lines, at).answer()
+        at, instance = to_microseconds(context.scheduled_execution_time), instance_of(context)
+        yield _Evaluation(hub_of(instance), instance, spec, trigger, lines, at).answer()
 
     return dg.ScheduleDefinition(
         name=name,
@@ -144,7 +144,7 @@ class _Evaluation:
         inputs: dict[str, JsonValue] = {} if due_at == self.at else {"looked_at": self.at}
         return Due(Origin.SCHEDULE, str(due_at), due_at, self.trigger.logical_at(due_at), inputs)
 
-    def _latest(self, connection: sa.Connection) -> Tick | None:
+    def _latest(self, connection: Connection) -> Tick | None:
         workspace, application, task = self.spec.key
         name = trigger_name(self.trigger)
         found = self.hub.ticks.list(connection, workspace=workspace, application=application, task=task, trigger=name, limit=1)

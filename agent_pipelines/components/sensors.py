@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import assert_never
 
 import dagster as dg
-import sqlalchemy as sa
 
 from agent_pipelines.components.claim import claim, refuse_reserved_names, request
-from agent_pipelines.components.deployment import hub_of
+from agent_pipelines.components.deployment import hub_of, instance_of
 from agent_pipelines.components.watch.after import watch_after
 from agent_pipelines.components.watch.asset_update import watch_asset
 from agent_pipelines.components.watch.at import watch_at
@@ -20,12 +19,13 @@ from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.core.trigger import After, AssetUpdate, At, Event, trigger_name
 from agent_pipelines.engine.gateway import DagsterGateway
-from agent_pipelines.engine.launch import PREFIX, Launch
+from agent_pipelines.engine.launch import Launch, tag
 from agent_pipelines.engine.reconciler import Reconciler
 from agent_pipelines.engine.revision import revision_of
 from agent_pipelines.engine.sensor import SensorOfJobs
 from agent_pipelines.engine.ticks import REPAIR, Tick
 from agent_pipelines.hub import Hub
+from agent_pipelines.store.database import Connection
 
 Watched = Event | At | AssetUpdate | After
 """The triggers that a sensor looks at; the others are schedules."""
@@ -57,7 +57,7 @@ def sensors_for(spec: TaskSpec, job_name: str, *, hub_of: HubOf = hub_of) -> lis
     upstreams = [spec.resolve(trigger.task) for trigger in watched if isinstance(trigger, After) and trigger.repair]
 
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        return _evaluate(context, hub_of(context.instance), spec, job_name, enabled or watched)
+        return _evaluate(context, hub_of(instance_of(context)), spec, job_name, enabled or watched)
 
     sensor = SensorOfJobs(
         sensor_name(spec),
@@ -76,8 +76,9 @@ def reconciler_sensor(*, hub_of: HubOf = hub_of) -> dg.SensorDefinition:
     """The sensor that closes what a crash has left open, every 30 s. It starts no runs."""
 
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        hub, runs = hub_of(context.instance), DagsterGateway(context.instance)
-        done = Reconciler(hub.database, hub.ticks, hub.executions, runs, hub.clock).reconcile()
+        instance = instance_of(context)
+        hub = hub_of(instance)
+        done = Reconciler(hub.database, hub.ticks, hub.executions, DagsterGateway(instance), hub.clock).reconcile()
         for line in done:
             context.log.warning(line)
         return dg.SkipReason("; ".join(done) or "nothing was left open")
@@ -97,21 +98,23 @@ def _evaluate(
     now = hub.clock.now()
     cursor = _switched_on(SensorCursor.read(context.cursor), context.last_sensor_start_time, now)
     with hub.database.reading() as connection:
-        waiting = len(_open(hub, connection, spec, triggers))
+        still_open = _open(hub, connection, spec, triggers)
+    waiting = len(still_open)
     limit = min(_CLAIMS, _OPEN - waiting)
     sights: list[tuple[Watched, Sight]] = []
     for trigger in triggers:
         known = cursor.triggers.get(trigger_name(trigger))
         if known is None or known.revision != revision_of(trigger):
             known = TriggerCursor(revision=revision_of(trigger), first=now)
-        look = Look(hub, context.instance, spec, now, max(limit, 0))
+        look = Look(hub, instance_of(context), spec, now, max(limit, 0))
         sight = _watch(look, trigger, known) if limit > 0 else Sight(known, waiting=[f"{waiting} ticks wait for their runs"])
         limit -= len(sight.due)
         sights.append((trigger, sight))
-    with hub.database.transaction() as connection:
-        for trigger, sight in sights:
-            _write(hub, connection, spec, trigger, sight)
-        still_open = _open(hub, connection, spec, triggers)
+    if any(sight.due or sight.repairs or sight.repaired for _, sight in sights):
+        with hub.database.transaction() as connection:
+            for trigger, sight in sights:
+                _write(hub, connection, spec, trigger, sight)
+            still_open = _open(hub, connection, spec, triggers)
     # Those that an earlier evaluation has requested are in Dagster's hands. The others were claimed just now, or by an
     # evaluation that came to nothing; should Dagster know them after all, it knows them by their run key.
     requests = [_request(tick, job_name) for tick in still_open if tick.id not in cursor.requested]
@@ -155,7 +158,7 @@ def _watch(look: Look, trigger: Watched, cursor: TriggerCursor) -> Sight:
             assert_never(trigger)
 
 
-def _write(hub: Hub, connection: sa.Connection, spec: TaskSpec, trigger: Watched, sight: Sight) -> None:
+def _write(hub: Hub, connection: Connection, spec: TaskSpec, trigger: Watched, sight: Sight) -> None:
     for due in sight.due:
         claim(hub, connection, spec, trigger, due)
     for repair in sight.repairs:
@@ -182,7 +185,7 @@ def _write(hub: Hub, connection: sa.Connection, spec: TaskSpec, trigger: Watched
         )
 
 
-def _open(hub: Hub, connection: sa.Connection, spec: TaskSpec, triggers: Sequence[Watched]) -> Sequence[Tick]:
+def _open(hub: Hub, connection: Connection, spec: TaskSpec, triggers: Sequence[Watched]) -> Sequence[Tick]:
     """Ticks without a verdict that this sensor has to answer for, repairs of upstreams among them."""
     names = {trigger_name(trigger) for trigger in triggers}
     own = [tick for tick in hub.ticks.open(connection, task=spec.key, limit=2 * _OPEN) if tick.trigger in names]
@@ -202,7 +205,7 @@ def _request(tick: Tick, job_name: str) -> dg.RunRequest:
     return dg.RunRequest(
         run_key=f"{REPAIR}:{tick.occurrence}",
         job_name=_job_of(launch.task),
-        tags={**launch.tags(), f"{PREFIX}{REPAIR}": tick.occurrence},
+        tags={**launch.tags(), tag(REPAIR): tick.occurrence},
     )
 
 

@@ -13,10 +13,10 @@ from agent_pipelines.components.resource import AgentResource, resource_key
 from agent_pipelines.core.errors import ExecutionFailed
 from agent_pipelines.core.execution import ExecutionResult
 from agent_pipelines.core.task import TaskSpec
-from agent_pipelines.engine.launch import PREFIX
+from agent_pipelines.engine.launch import tag
 from agent_pipelines.execution.checks import load_checks, load_gate
 
-VERDICT_TAG = f"{PREFIX}verdict"
+VERDICT_TAG = tag("verdict")
 """Tag of a run that says what became of its request, where that is not plain from Dagster's own status."""
 
 

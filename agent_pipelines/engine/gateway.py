@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from agent_pipelines.core.clock import Microseconds, from_microseconds, to_microseconds
 from agent_pipelines.core.errors import DefinitionError, StorageError
 from agent_pipelines.core.ids import new_id
-from agent_pipelines.engine.launch import PREFIX, Launch
+from agent_pipelines.engine.launch import Launch, tag
 from agent_pipelines.engine.ticks import REPAIR, Tick
 
 QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
@@ -119,7 +119,7 @@ class DagsterGateway:
         values = {"task": f"{tick.application}/{tick.task}", "trigger": tick.trigger, "occurrence": tick.occurrence}
         if tick.trigger == REPAIR:
             values = {REPAIR: tick.occurrence}
-        found = list(self.runs(tags={f"{PREFIX}{name}": value for name, value in values.items()}))
+        found = list(self.runs(tags={tag(name): value for name, value in values.items()}))
         if tick.run_id is not None and all(run.run_id != tick.run_id for run in found):
             reserved = self.run(tick.run_id)
             return found if reserved is None else [*found, reserved]

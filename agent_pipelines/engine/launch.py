@@ -8,7 +8,12 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.invocation import Origin
 
-PREFIX = "agent_pipelines/"
+_VISIBLE = frozenset({"application", "task", "trigger", "verdict"})
+
+
+def tag(name: str) -> str:
+    """The run tag of a name. What people look for is visible; the rest is hidden, as Dagster hides its own `.dagster/`."""
+    return f"agent_pipelines/{name}" if name in _VISIBLE else f".dagster/agent_pipelines.{name}"
 
 
 class Launch(BaseModel):
@@ -33,7 +38,7 @@ class Launch(BaseModel):
         """The request as run tags. `variables` is JSON; instants are microseconds."""
         fields = self.model_dump(mode="json", exclude_defaults=True)
         return {
-            f"{PREFIX}{name}": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            tag(name): value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             for name, value in fields.items()
         }
 
@@ -42,6 +47,6 @@ class Launch(BaseModel):
         """Read the request back from a run's tags; None if the run was not launched for a tick."""
         fields: dict[str, object] = {}
         for name, field in cls.model_fields.items():
-            if (text := tags.get(f"{PREFIX}{name}")) is not None:
+            if (text := tags.get(tag(name))) is not None:
                 fields[name] = text if field.annotation in (str, Origin, str | None) else json.loads(text)
         return cls.model_validate(fields) if "trigger" in fields else None

@@ -14,7 +14,7 @@ import pandas as pd
 from agent_pipelines.context.prompts import Prompts
 from agent_pipelines.core.clock import Microseconds, SystemClock, to_microseconds
 from agent_pipelines.engine.gateway import DagsterGateway, StoredRun
-from agent_pipelines.engine.launch import PREFIX
+from agent_pipelines.engine.launch import tag
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.store.database import Database
@@ -432,8 +432,8 @@ def _of_runs(stored: Any) -> Frame:
 
 
 def _values(run: StoredRun) -> Sequence[Any]:
-    application, _, task = run.tags.get(f"{PREFIX}task", "").partition("/")
-    trigger, origin = (run.tags.get(f"{PREFIX}{name}") for name in ("trigger", "origin"))
+    application, _, task = run.tags.get(tag("task"), "").partition("/")
+    trigger, origin = (run.tags.get(tag(name)) for name in ("trigger", "origin"))
     instants = (run.created_at, run.started_at, run.finished_at)
     return (
         run.run_id,

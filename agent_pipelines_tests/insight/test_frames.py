@@ -129,7 +129,7 @@ def test_dagster_runs(gateway: DagsterGateway) -> None:
     instance = gateway._instance
 
     @dg.job(
-        tags={"agent_pipelines/task": "reports/digest", "agent_pipelines/trigger": "cron", "agent_pipelines/origin": "schedule"}
+        tags={"agent_pipelines/task": "reports/digest", "agent_pipelines/trigger": "cron", ".dagster/agent_pipelines.origin": "schedule"}
     )
     def launched() -> None: ...
 

@@ -1,7 +1,5 @@
 """Watching the ticks of another task."""
 
-import sqlalchemy as sa
-
 from agent_pipelines.components.watch.cursor import TriggerCursor
 from agent_pipelines.components.watch.sight import Due, Look, Repair, Repaired, Sight, marked
 from agent_pipelines.core.clock import isoformat
@@ -14,6 +12,7 @@ from agent_pipelines.engine.launch import Launch
 from agent_pipelines.engine.ticks import REPAIR, Tick
 from agent_pipelines.hub import Hub
 from agent_pipelines.ledger.stored import StoredExecution
+from agent_pipelines.store.database import Connection
 
 # A tick becomes visible when its transaction is over; by then later ones may have been seen.
 _OVERLAP = 120 * 1_000_000
@@ -62,7 +61,7 @@ def upstream_key(look: Look, path: str) -> TaskKey:
     return (look.spec.workspace, application, name)
 
 
-def _outcome(hub: Hub, connection: sa.Connection, tick: Tick) -> tuple[StoredExecution | None, Tick | None]:
+def _outcome(hub: Hub, connection: Connection, tick: Tick) -> tuple[StoredExecution | None, Tick | None]:
     """The execution that a tick led to, and the tick of its repair."""
     if tick.verdict is Verdict.LAUNCH_FAILED:
         repair = hub.ticks.find(connection, tick.task_key, REPAIR, tick.id)
@@ -73,7 +72,7 @@ def _outcome(hub: Hub, connection: sa.Connection, tick: Tick) -> tuple[StoredExe
     return execution, hub.ticks.find(connection, tick.task_key, REPAIR, execution.id)
 
 
-def _admitted_by_repair(hub: Hub, connection: sa.Connection, tick: Tick, repair: Tick) -> StoredExecution | None:
+def _admitted_by_repair(hub: Hub, connection: Connection, tick: Tick, repair: Tick) -> StoredExecution | None:
     since_then = hub.executions.list(
         connection,
         workspace=tick.workspace,
