@@ -21,10 +21,10 @@ env: .venv/.made  ## build .venv from the lock
 	@touch $@
 
 demo: env  ## start everything, run the example pipelines, print what happened, stop
-	@$(BIN)/agent-pipelines demo
+	@$(BIN)/python -m examples.demo
 
 up: env  ## start everything and stay; web UI on 127.0.0.1:3000
-	@$(BIN)/agent-pipelines up
+	@$(BIN)/python -m examples.demo --stay
 
 test: env  ## run the whole test suite
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)

@@ -103,6 +103,7 @@ class Demo:
         self._home = home
         self._console = console
         self._deadline = time.monotonic() + PATIENCE
+        self._told: set[str] = set()
 
     def run(self) -> None:
         """Fire everything; raises DemoFailed if it takes too long."""
@@ -236,9 +237,18 @@ class Demo:
             ]
 
     def _pause(self, waiting_for: str) -> None:
+        self._tell_news()
         if time.monotonic() > self._deadline:
             raise DemoFailed(f"after {PATIENCE:g} s still waiting for {waiting_for}")
         time.sleep(0.5)
+
+    def _tell_news(self) -> None:
+        for tick, execution in self._all():
+            if tick.id in self._told or tick.verdict is None or (execution is not None and execution.status not in FINAL):
+                continue
+            self._told.add(tick.id)
+            ending = "" if execution is None or tick.verdict is not Verdict.RAN else f", {execution.status}"
+            self._say(f"  {tick.application}/{tick.task} by {tick.trigger}: {tick.verdict}{ending}")
 
     def _say(self, text: str) -> None:
         self._console.print(f"[dim]{datetime.now(UTC):%H:%M:%S}[/] {text}")
