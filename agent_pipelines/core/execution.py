@@ -6,8 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from agent_pipelines.core.clock import Microseconds, isoformat
 from agent_pipelines.core.errors import ErrorClass, Stage
 from agent_pipelines.core.event import Usage
+from agent_pipelines.core.invocation import Origin
 
 
 class Status(StrEnum):
@@ -78,6 +80,9 @@ class ExecutionResult(BaseModel):
 
     execution_id: str
     status: Status
+    trigger: str | None = None
+    origin: Origin | None = None
+    logical_at: Microseconds | None = None
     deduplicated_into: str | None = None
     reason: str | None = None
     text: str = ""
@@ -102,6 +107,9 @@ class ExecutionResult(BaseModel):
         pairs = {
             "execution_id": self.execution_id,
             "status": str(self.status),
+            "trigger": self.trigger,
+            "origin": None if self.origin is None else str(self.origin),
+            "logical_time": None if self.logical_at is None else isoformat(self.logical_at),
             "attempts": self.attempts,
             "duration_seconds": round(self.duration_seconds, 3),
             "input_tokens": self.usage.input_tokens,

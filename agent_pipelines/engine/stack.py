@@ -160,13 +160,16 @@ class _Location:
     @classmethod
     def of(cls, entry: Any) -> "_Location":
         outcome = entry["locationOrLoadError"] or {}
-        error = outcome["message"] if outcome.get("__typename") == "PythonError" else None
+        error = None
+        if outcome.get("__typename") == "PythonError":
+            # Dagster's own message says only that loading failed; the last cause says why.
+            error = [outcome, *outcome["causes"]][-1]["message"].strip()
         return cls(entry["loadStatus"] == "LOADED", error)
 
 
 _LOCATIONS = """
 query Locations { workspaceOrError { ... on Workspace { locationEntries {
-  name loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }
+  name loadStatus locationOrLoadError { __typename ... on PythonError { message causes { message } } } } } } }
 """
 
 

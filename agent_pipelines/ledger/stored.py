@@ -89,6 +89,9 @@ class StoredExecution(BaseModel):
         return ExecutionResult(
             execution_id=self.id,
             status=self.status,
+            trigger=self.trigger,
+            origin=self.origin,
+            logical_at=self.logical_at,
             reason=self.reason,
             text=self.text or "",
             output=self.output,
