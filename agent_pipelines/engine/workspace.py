@@ -56,14 +56,25 @@ class Workspace:
         return self._locations
 
     def _origins(self) -> Sequence[CodeLocationOrigin]:
-        kind = WorkspaceFileTarget([str(self._file)]) if self._file.suffix != ".toml" else PyProjectFileTarget(str(self._file))
         try:
-            origins = kind.create_origins()
+            origins = self._named()
         except Exception as error:
             raise DefinitionError(f"not a workspace: {redactor.text(str(error))}", file=self._file) from error
         if not origins:
             raise DefinitionError("names no code location", file=self._file)
         return origins
+
+    def _named(self) -> Sequence[CodeLocationOrigin]:
+        if self._file.suffix != ".toml":
+            return WorkspaceFileTarget([str(self._file)]).create_origins()
+        return [
+            # Dagster takes the directory that it was started in: that of the project, for the webserver and the daemon.
+            origin._replace(
+                loadable_target_origin=origin.loadable_target_origin._replace(working_directory=str(self._file.absolute().parent))
+            )
+            for origin in PyProjectFileTarget(str(self._file)).create_origins()
+            if isinstance(origin, ManagedGrpcPythonEnvCodeLocationOrigin)
+        ]
 
     def _load(self, origin: CodeLocationOrigin) -> CodeLocation:
         try:

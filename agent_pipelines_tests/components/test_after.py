@@ -367,6 +367,20 @@ def test_a_report_that_began_late_is_waited_for_from_then_on(deployment: Deploym
     assert [when for when, _ in night.until("12:00")] == ["11:30"]
 
 
+def test_a_mail_that_ran_together_with_its_report_is_not_sent_again(night: Night) -> None:
+    """Somebody materialized both in one Dagster run."""
+    night.at("09:00")
+    now, run_id = night.deployment.clock.time, new_id()
+    for task in ("report", "email"):
+        values = {"trigger": "on_demand", "origin": Origin.ON_DEMAND, "occurrence": run_id, "due_at": now, "logical_at": now}
+        night.work(Launch(task=f"app/{task}", **values), run_id=run_id)
+    assert night.until("10:00") == []
+    assert night.verdicts() == [
+        ("on_demand", "ran", None),
+        ("after", "skipped", f"ran together with its upstream, in run {run_id}"),
+    ]
+
+
 # --- rehearsals
 
 

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from agent_pipelines.components import sensors
-from agent_pipelines.components.sensors import sensors_for
+from agent_pipelines.components.sensors import RECONCILER, reconciler_sensor, sensors_for
 from agent_pipelines.components.watch.cursor import SensorCursor
 from agent_pipelines.components.watch.event import matches
 from agent_pipelines.core.clock import ManualClock, from_microseconds
@@ -367,6 +367,30 @@ def test_many_materializations_are_taken_in_portions(deployment: Deployment, mon
     assert [len(portion) for portion in portions] == [3, 3, 1, 0]
     occurrences = [launch.occurrence for portion in portions for launch in portion]
     assert sorted(set(occurrences), key=int) == occurrences
+
+
+# --- what a crash leaves
+
+
+def test_the_reconciler_closes_a_tick_whose_run_never_came(deployment: Deployment) -> None:
+    looping = loop(deployment, PUSHED)
+    deployment.put("commit.pushed", {"commit": "c"})
+    looping.evaluate()
+    reconciler = reconciler_sensor(hub_of=lambda _: deployment.hub)
+    assert (reconciler.name, reconciler.minimum_interval_seconds) == (RECONCILER, 30)
+    assert reconciler.default_status is dg.DefaultSensorStatus.RUNNING
+
+    def evaluate() -> str | None:
+        with dg.build_sensor_context(deployment.instance) as context:
+            return reconciler.evaluate_tick(context).skip_message
+
+    assert evaluate() == "nothing was left open"
+    deployment.clock.time += 601_000_000
+    (tick,) = deployment.ticks()
+    assert evaluate() == f"tick event:{tick.occurrence} of app/report: no run came within 600 s"
+    assert deployment.ticks()[0].verdict is Verdict.LAUNCH_FAILED
+    assert evaluate() == "nothing was left open"
+    assert looping.evaluate() == []
 
 
 # --- all together

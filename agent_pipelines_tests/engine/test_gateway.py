@@ -169,6 +169,26 @@ def test_a_directory_without_a_project_says_so(instance: DagsterInstance, tmp_pa
     assert Workspace.of_directory(instance, write_project(tmp_path / "project").parent)
 
 
+def test_a_project_of_dg_is_found_from_anywhere(
+    instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = f"project_{new_id().replace('-', '_')}"
+    project = tmp_path / "dg"
+    (project / package).mkdir(parents=True)
+    (project / package / "__init__.py").touch()
+    (project / package / "definitions.py").write_text(DEFINITIONS)
+    (project / "pyproject.toml").write_text(f'[tool.dg.project]\nroot_module = "{package}"\n')
+    monkeypatch.chdir(tmp_path)
+    with Workspace.of_directory(instance, project) as workspace:
+        (location,) = workspace.locations()
+        run_id = DagsterGateway(instance, workspace.locations).launch("app__report", LAUNCH)
+    assert location.name == f"{package}.definitions"
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    assert run.remote_job_origin is not None
+    assert run.remote_job_origin.location_name == location.name
+
+
 def test_a_webserver_sees_the_same(gateway: DagsterGateway, instance: DagsterInstance, tmp_path: Path) -> None:
     """What the gateway launched and switched, through the request context of a webserver with its own server process."""
     gateway.set_schedule("app__report__cron", True)

@@ -55,7 +55,8 @@ def over_postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres_url:
         "DATABASE": url.database,
     }.items():
         monkeypatch.setenv(f"AGENT_PIPELINES_PG_{name}", str(value))
-    with dg.DagsterInstance.from_config(str(DEPLOY / "postgres")) as instance:
+    (tmp_path / "dagster.yaml").write_text((DEPLOY / "postgres" / "dagster.yaml").read_text())
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         yield instance
 
 

@@ -1,5 +1,7 @@
 """Watching the ticks of another task."""
 
+from dataclasses import replace
+
 from agent_pipelines.components.watch.cursor import TriggerCursor
 from agent_pipelines.components.watch.sight import Due, Look, Repair, Repaired, Sight, marked
 from agent_pipelines.core.clock import isoformat
@@ -49,7 +51,7 @@ def watch_after(look: Look, trigger: After, cursor: TriggerCursor) -> Sight:
                 case Step.REPAIR:
                     repairs.append(_repair(path, tick, execution))
                 case Step.RUN | Step.SKIP if len(due) < look.limit:
-                    due.append(_due(path, tick, execution, decision))
+                    due.append(_due(path, tick, execution, _unless_done(look, connection, execution, decision)))
                 case _:
                     pass
     return Sight(_moved(cursor, look.now, last_seq, open_seqs), due, repairs, repaired, waiting)
@@ -59,6 +61,15 @@ def upstream_key(look: Look, path: str) -> TaskKey:
     """The key of the task at a path, in the workspace of the one that looks."""
     application, _, name = path.partition("/")
     return (look.spec.workspace, application, name)
+
+
+def _unless_done(look: Look, connection: Connection, execution: StoredExecution | None, decision: Decision) -> Decision:
+    """The decision, unless the follower has run together with its upstream, as when somebody materializes both."""
+    if decision.step is not Step.RUN or execution is None:
+        return decision
+    if look.hub.executions.of_run(connection, execution.run_id, look.spec.key) is None:
+        return decision
+    return replace(decision, step=Step.SKIP, reason=f"ran together with its upstream, in run {execution.run_id}")
 
 
 def _outcome(hub: Hub, connection: Connection, tick: Tick) -> tuple[StoredExecution | None, Tick | None]:
@@ -105,7 +116,6 @@ def _due(path: str, tick: Tick, execution: StoredExecution | None, decision: Dec
 def _repair(path: str, tick: Tick, execution: StoredExecution | None) -> Repair:
     # The invocation is that of the execution: a deduplicated tick follows the execution of another one.
     asked = tick if execution is None else execution
-    event_id = tick.inputs.get("event_id")
     launch = Launch(
         task=path,
         trigger=asked.trigger,
@@ -114,7 +124,7 @@ def _repair(path: str, tick: Tick, execution: StoredExecution | None) -> Repair:
         due_at=asked.due_at,
         logical_at=asked.logical_at,
         actor=asked.actor,
-        event_id=event_id if isinstance(event_id, str) else None,
+        event_id=asked.occurrence if asked.origin is Origin.EVENT else None,
         resume=True,
     )
     inputs = {"launch": launch.model_dump(mode="json"), "resumptions": None if execution is None else execution.resumptions}
