@@ -1,6 +1,7 @@
 """The Dagster definitions of a project."""
 
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,8 @@ from agent_pipelines.components.problems import refuse
 from agent_pipelines.components.resource import agent_of_key
 from agent_pipelines.components.sensors import reconciler_sensor
 from agent_pipelines.components.task import AgentTask
+from agent_pipelines.core.errors import DefinitionError
+from agent_pipelines.core.secrets import redactor
 from agent_pipelines.engine.project_tree import ProjectTree
 
 
@@ -43,11 +46,25 @@ def definitions(path: Path | str) -> dg.Definitions:
 def declared_tasks(path: Path | str) -> Sequence[AgentTask]:
     """The tasks in the defs folder of the dg project that a path lies in, each with the place of its declaration.
 
-    Raises DefinitionError for all that cannot be loaded.
+    Raises DefinitionError for all that cannot be loaded, whatever the code of the project raises.
     """
-    tasks, broken = _declared(ProjectTree.for_project(Path(path)), AgentTask)
+    try:
+        tasks, broken = _declared(ProjectTree.for_project(Path(path)), AgentTask)
+    except DefinitionError:
+        raise
+    except Exception as error:
+        raise DefinitionError(f"the tasks cannot be loaded: {_words(error)}", file=path) from error
     refuse(broken)
     return tasks
+
+
+def _words(error: BaseException) -> str:
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    frames = traceback.extract_tb(causes[-1].__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return " ".join(redactor.text(f"{type(causes[-1]).__name__}: {causes[-1]}").split()) + place
 
 
 def _declared(tree: ProjectTree, kind: type[Any]) -> tuple[list[Any], list[Any]]:

@@ -75,8 +75,10 @@ class Deployment:
 
         if self.project is None:
             raise BadInput("there is no project here; name the directory that has its pyproject.toml with --project")
-        with Workspace.of_directory(self.instance, self.project) as workspace, _stdout_for_answers():
-            yield DagsterGateway(self.instance, workspace.locations)
+        with Workspace.of_directory(self.instance, self.project) as workspace:
+            with _loading(self.project):
+                locations = workspace.locations()
+            yield DagsterGateway(self.instance, lambda: locations)
 
     @cached_property
     def project(self) -> Path | None:
@@ -98,10 +100,7 @@ class Deployment:
         if self.project is not None:
             from agent_pipelines.definitions import declared_tasks
 
-            # A console script does not find modules in the directory that it was started in; Dagster's processes do.
-            if str(self.project) not in sys.path:
-                sys.path.insert(0, str(self.project))
-            with _stdout_for_answers():
+            with _loading(self.project):
                 tasks = declared_tasks(self.project)
             declared = [
                 KnownTask(
@@ -170,7 +169,10 @@ def _is_project(file: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _stdout_for_answers() -> Generator[None]:
-    # What a project's code prints while it is loaded must not stand in the answer.
-    with contextlib.redirect_stdout(sys.stderr):
+def _loading(project: Path) -> Generator[None]:
+    # As Dagster's own processes do it: in the directory of the project, whose modules are found. What the project's code
+    # prints on the way must not stand in the answer.
+    if str(project) not in sys.path:
+        sys.path.insert(0, str(project))
+    with contextlib.chdir(project), contextlib.redirect_stdout(sys.stderr):
         yield

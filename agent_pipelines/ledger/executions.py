@@ -271,7 +271,7 @@ class Executions:
         parts = iter([query.order_by(executions.c.seq.desc())])
         if text is not None and text.split():
             facets = search.Facets(workspace=workspace, application=application, task=task, status=status, origin=origin)
-            parts = search.with_words(connection, next(parts), text, facets, after, before)
+            parts = search.with_words(connection, next(parts), text, facets, after, before, limit)
         rows: list[sa.RowMapping] = []
         for part in parts:
             rows += connection.execute(part.limit(limit - len(rows))).mappings()

@@ -66,16 +66,22 @@ def bounds(
 
 
 def with_words(
-    connection: sa.Connection, query: sa.Select[Any], text: str, facets: Facets, after: int | None, before: int | None
+    connection: sa.Connection,
+    query: sa.Select[Any],
+    text: str,
+    facets: Facets,
+    after: int | None,
+    before: int | None,
+    limit: int,
 ) -> Iterator[sa.Select[Any]]:
     """Queries for those executions of a query that hold all words of a text; their results follow each other.
 
-    The query has all other conditions already, and the order by number, the highest first.
+    The query has all other conditions already, and the order by number, the highest first. No more than `limit` are wanted.
     """
     if connection.dialect.name == "sqlite":
         yield _in_sqlite(query, text, facets, after, before)
     else:
-        yield from _in_postgresql(connection, query, text, facets, after, before)
+        yield from _in_postgresql(connection, query, text, facets, after, before, limit)
 
 
 def _in_sqlite(query: sa.Select[Any], text: str, facets: Facets, after: int | None, before: int | None) -> sa.Select[Any]:
@@ -93,7 +99,13 @@ def _in_sqlite(query: sa.Select[Any], text: str, facets: Facets, after: int | No
 
 
 def _in_postgresql(
-    connection: sa.Connection, query: sa.Select[Any], text: str, facets: Facets, after: int | None, before: int | None
+    connection: sa.Connection,
+    query: sa.Select[Any],
+    text: str,
+    facets: Facets,
+    after: int | None,
+    before: int | None,
+    limit: int,
 ) -> Iterator[sa.Select[Any]]:
     # Its index of words has no order: to collect all executions with a common word takes long, and to look through all for
     # a rare one as well. If the newest do not fill a page, the words are not common.
@@ -110,9 +122,14 @@ def _in_postgresql(
     found = _between(
         sa.select(number).where(sa.text(combined).bindparams(words=text, facets=conditions)), number, after, near + 1
     )
-    # Materialized: otherwise the planner, which takes rare words for common ones, would look through all.
+    # The planner takes rare words for common ones and would look through all executions, but for the fences that
+    # MATERIALIZED and OFFSET are.
     collected = found.cte("found").prefix_with("MATERIALIZED", dialect="postgresql")
-    yield query.join(collected, collected.c.seq == executions.c.seq)
+    each = query.with_only_columns(executions.c.seq).where(executions.c.seq == collected.c.seq).correlate(collected)
+    fenced = each.order_by(None).offset(0).lateral("each_found")
+    page = sa.select(fenced.c.seq).select_from(sa.join(collected, fenced, sa.true())).order_by(fenced.c.seq.desc()).limit(limit)
+    chosen = page.subquery("page")
+    yield sa.select(executions).join(chosen, chosen.c.seq == executions.c.seq).order_by(executions.c.seq.desc())
 
 
 def _between(query: sa.Select[Any], number: sa.ColumnElement[int], after: int | None, before: int | None) -> sa.Select[Any]:

@@ -72,6 +72,7 @@ executions = sa.Table(
     sa.Index("ix_executions_task", "workspace", "application", "task", "seq"),
     sa.Index("ix_executions_task_status", "workspace", "application", "task", "status", "seq"),
     sa.Index("ix_executions_status", "workspace", "status", "seq"),
+    sa.Index("ix_executions_origin", "workspace", "origin", "seq"),
     sa.Index("ix_executions_run", "run_id"),
     sa.Index("ix_executions_created", "created_at"),
     sa.Index(

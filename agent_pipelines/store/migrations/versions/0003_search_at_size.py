@@ -17,6 +17,7 @@ FACETS = (
 def upgrade() -> None:
     op.create_index("ix_executions_workspace", "executions", ["workspace", "seq"])
     op.create_index("ix_executions_application", "executions", ["workspace", "application", "seq"])
+    op.create_index("ix_executions_origin", "executions", ["workspace", "origin", "seq"])
     op.create_index("ix_executions_task_status", "executions", ["workspace", "application", "task", "status", "seq"])
     op.add_column("execution_texts", sa.Column("facets", sa.Text(), nullable=True))
     if op.get_bind().dialect.name == "sqlite":
