@@ -36,8 +36,12 @@ ticks = sa.Table(
         "verdict IS NULL OR verdict NOT IN ('skipped', 'missed', 'launch_failed') OR reason IS NOT NULL", name="reason"
     ),
     sa.Index("ix_ticks_due", "due_at"),
+    sa.Index("ix_ticks_task", "workspace", "application", "task", "seq"),
     sa.Index(
         "ix_ticks_open",
+        "workspace",
+        "application",
+        "task",
         "claimed_at",
         sqlite_where=sa.text("verdict IS NULL"),
         postgresql_where=sa.text("verdict IS NULL"),
