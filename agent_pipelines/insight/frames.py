@@ -292,7 +292,7 @@ def dagster_runs(
     Columns:
         run_id: the run's id
         job: name of the job
-        application: application of the task that it was launched for; missing for other runs, as after a click on Materialize
+        application: application of the task that it executes; missing for other runs, as after a click on Materialize
         task: name of that task
         trigger: name of the trigger that it was launched for
         origin: kind of that trigger
@@ -433,6 +433,8 @@ def _of_runs(stored: Any) -> Frame:
 
 def _values(run: StoredRun) -> Sequence[Any]:
     application, _, task = run.tags.get(tag("task"), "").partition("/")
+    if not task and (application := run.tags.get(tag("application"), "")):  # the task's job, launched by hand
+        task = run.job.removeprefix(f"{application}__")
     trigger, origin = (run.tags.get(tag(name)) for name in ("trigger", "origin"))
     instants = (run.created_at, run.started_at, run.finished_at)
     return (

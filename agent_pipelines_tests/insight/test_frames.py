@@ -129,19 +129,26 @@ def test_dagster_runs(gateway: DagsterGateway) -> None:
     instance = gateway._instance
 
     @dg.job(
-        tags={"agent_pipelines/task": "reports/digest", "agent_pipelines/trigger": "cron", ".dagster/agent_pipelines.origin": "schedule"}
+        tags={
+            "agent_pipelines/task": "reports/digest",
+            "agent_pipelines/trigger": "cron",
+            ".dagster/agent_pipelines.origin": "schedule",
+        }
     )
     def launched() -> None: ...
+
+    @dg.job(name="reports__mail", tags={"agent_pipelines/application": "reports"})
+    def by_hand() -> None: ...
 
     @dg.job
     def other() -> None: ...
 
-    ids = [job.execute_in_process(instance=instance).run_id for job in (launched, other)]
+    ids = [job.execute_in_process(instance=instance).run_id for job in (launched, by_hand, other)]
     frame = frames.dagster_runs(gateway)
     assert list(frame["run_id"]) == ids[::-1]
-    assert list(frame["status"]) == ["SUCCESS"] * 2
+    assert list(frame["status"]) == ["SUCCESS"] * 3
     assert frame.dtypes.to_dict() == empty.dtypes.to_dict()
-    assert frame["task"].isna().tolist() == [True, False]
+    assert list(frame["task"].fillna("none")) == ["none", "mail", "digest"]
     assert (frame["duration_seconds"] >= 0).all()
     assert (frame["queue_seconds"] >= 0).all()
     assert frame["created_at"].max() <= datetime.now(UTC)
