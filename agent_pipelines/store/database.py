@@ -28,6 +28,7 @@ Connection = sa.Connection
 Result = TypeVar("Result")
 Operation = Callable[[sa.Connection], Result]
 Group = list[tuple[Operation[Any], Future[Any]]]
+Queue = queue.SimpleQueue[tuple[Operation[Any], Future[Any]] | None]
 Outcomes = list[tuple[Future[Any], Any, BaseException | None]]
 
 
@@ -41,7 +42,7 @@ class Database:
         self.url = _driver_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._engine = _sqlite_engine(self.url, busy_timeout) if self.is_sqlite else _postgres_engine(self.url)
-        self._queue: queue.SimpleQueue[tuple[Operation[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._queue: Queue = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._lock = threading.Lock()
         _open_databases.add(self)
@@ -82,7 +83,11 @@ class Database:
         future: Future[Result] = Future()
         with self._lock:
             if self._writer is None or not self._writer.is_alive():
-                self._writer = threading.Thread(target=self._write_groups, name="agent-pipelines-writer", daemon=True)
+                # Each writer has a queue of its own: the end of one must not reach the next.
+                self._queue = queue.SimpleQueue()
+                self._writer = threading.Thread(
+                    target=self._write_groups, args=(self._queue,), name="agent-pipelines-writer", daemon=True
+                )
                 self._writer.start()
             self._queue.put((operation, future))
         return future
@@ -101,13 +106,13 @@ class Database:
         with self.reading() as connection:
             return operation(connection)
 
-    def _write_groups(self) -> None:
-        while (first := self._queue.get()) is not None:
+    def _write_groups(self, operations: Queue) -> None:
+        while (first := operations.get()) is not None:
             group = [first]
             ending = False
             with suppress(queue.Empty):
                 while len(group) < _GROUP:
-                    following = self._queue.get_nowait()
+                    following = operations.get_nowait()
                     if following is None:
                         ending = True
                         break

@@ -134,3 +134,26 @@ def test_groups_that_deadlock_are_both_written(postgres_template: str) -> None:
         assert connection.execute(sa.select(outbox.c.created_at)).scalars().all() == [2, 2]
     first.close()
     second.close()
+
+
+def test_what_is_written_while_the_database_is_closed_ends_with_it(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'x.db'}")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(_: sa.Connection) -> int:
+        begun.set()
+        go_on.wait()
+        return 1
+
+    first = database.submit(slow)
+    begun.wait()
+    closing = threading.Thread(target=database.close, daemon=True)
+    closing.start()
+    while database._writer is not None:  # pyright: ignore[reportPrivateUsage]
+        pass
+    second = database.submit(lambda _: 2)
+    go_on.set()
+    assert (first.result(30), second.result(30)) == (1, 2)
+    closing.join(30)
+    assert not closing.is_alive()
+    database.close()
