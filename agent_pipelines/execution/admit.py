@@ -3,8 +3,6 @@
 import asyncio
 from dataclasses import dataclass
 
-from pydantic import JsonValue
-
 from agent_pipelines.context.composer import deduplication_key
 from agent_pipelines.core.clock import Clock
 from agent_pipelines.core.errors import ErrorClass, ExecutionFailed, Stage
@@ -15,7 +13,6 @@ from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.execution.checks import Gate
 from agent_pipelines.execution.work import Failure
 from agent_pipelines.ledger.executions import Admission
-from agent_pipelines.ledger.journal import Entry
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.ledger.recordable import recordable, recordable_text
 from agent_pipelines.store.database import Connection, Database
@@ -86,16 +83,11 @@ class Admitter:
             verdict = Verdict.DEDUPLICATED
             if not ticks.decide(connection, *tick, verdict, run_id=run.run_id, execution_id=stored.id, reason=reason):
                 # The tick has its verdict from the first run; the second one is noted in the execution's own journal.
-                self._note(connection, stored.id, {"run_id": run.run_id})
+                now = self.clock.now()
+                self.ledger.journal.note(connection, stored.id, at=now, kind="duplicate_run", body={"run_id": run.run_id})
         elif admission.outcome == "new" and skip is not None:
             stored = executions.close(connection, stored.id, Status.SKIPPED, reason=recordable_text(skip))
             ticks.decide(connection, *tick, Verdict.SKIPPED, run_id=run.run_id, execution_id=stored.id, reason=stored.reason)
         else:
             ticks.decide(connection, *tick, Verdict.RAN, run_id=run.run_id, execution_id=stored.id)
         return Admission(admission.outcome, stored)
-
-    def _note(self, connection: Connection, execution_id: str, body: dict[str, JsonValue]) -> None:
-        journal = self.ledger.journal
-        seq = journal.last_seq(connection, execution_id) + 1
-        entry = Entry(seq=seq, attempt=0, at=self.clock.now(), kind="duplicate_run", body=body)
-        journal.append(connection, execution_id, [entry])

@@ -12,6 +12,7 @@ from agent_pipelines.core.errors import DefinitionError
 from agent_pipelines.core.execution import CheckResult
 from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.task import TaskSpec
+from agent_pipelines.ledger.recordable import recordable_text
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,12 @@ class Check:
     function: Callable[[JsonValue, Invocation], object]
 
     def run(self, output: JsonValue, invocation: Invocation) -> CheckResult:
-        """Test a result; a check that raises has failed, and says with what."""
+        """Test a result; a check that raises has failed, and says with what. Its words are without secrets."""
+        result = self._ask(output, invocation)
+        message = None if result.message is None else recordable_text(result.message)
+        return result.model_copy(update={"message": message})
+
+    def _ask(self, output: JsonValue, invocation: Invocation) -> CheckResult:
         try:
             found = self.function(output, invocation)
         except Exception as error:

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.event import AgentEvent, Final, Handle, Reasoning, Text, ToolCall, ToolResult, Usage, UsageReport
-from agent_pipelines.ledger.journal import Entry, Journal
+from agent_pipelines.ledger.journal import Entry, Journal, NumberTaken
 from agent_pipelines.ledger.recordable import recordable, recordable_text
 from agent_pipelines.ledger.spans import Trace
 from agent_pipelines.store.database import Database
@@ -18,6 +18,15 @@ _FLUSH = 4_096  # characters of text that make an entry of their own
 class _Buffer:
     kind: str = ""
     text: str = ""
+
+    def cut(self) -> int:
+        """Where a long text is cut: between words, because half of a secret would not be recognised."""
+        between = max(self.text.rfind(" "), self.text.rfind("\n")) + 1
+        if between or len(self.text) < 2 * _FLUSH:
+            return between
+        # One endless word: what is whole of its secrets is replaced now, what is not lies in its end.
+        self.text = recordable_text(self.text)
+        return max(0, len(self.text) - _FLUSH)
 
 
 @dataclass
@@ -80,8 +89,7 @@ class Recorder:
             self._buffer = _Buffer(event.kind)
         self._buffer.text += event.text
         if len(self._buffer.text) >= _FLUSH:
-            # Cut between words: half of a secret would not be recognised.
-            entries += self._drain(max(self._buffer.text.rfind(" "), self._buffer.text.rfind("\n")) + 1)
+            entries += self._drain(self._buffer.cut())
         await self._append(entries)
 
     def _drain(self, cut: int | None = None) -> list[Entry]:
@@ -97,8 +105,21 @@ class Recorder:
         return Entry(seq=self.seq, attempt=self.attempt, at=self.clock.now(), kind=kind, body=recorded)
 
     async def _append(self, entries: list[Entry]) -> None:
-        if entries:
-            await self.database.write(lambda connection: self.journal.append(connection, self.execution_id, entries))
+        while entries:
+            try:
+                await self.database.write(
+                    lambda connection, added=entries: self.journal.append(connection, self.execution_id, added)
+                )
+                return
+            except NumberTaken:  # a second run of the same work has been noted meanwhile
+                entries = await self._renumbered(entries)
+
+    async def _renumbered(self, entries: list[Entry]) -> list[Entry]:
+        last = await self.database.read(lambda connection: self.journal.last_seq(connection, self.execution_id))
+        shift = last + 1 - entries[0].seq
+        self.seq += shift
+        self._waiting = [entry.model_copy(update={"seq": entry.seq + shift}) for entry in self._waiting]
+        return [entry.model_copy(update={"seq": entry.seq + shift}) for entry in entries]
 
     def _tool_span(self, result: ToolResult) -> None:
         call, started_at = self._calls.pop(result.id, (None, self.clock.now()))

@@ -5,8 +5,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, JsonValue
+from sqlalchemy.exc import IntegrityError
 
 from agent_pipelines.core.clock import Microseconds
+from agent_pipelines.core.errors import AgentPipelinesError
+from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import events, executions
 
 
@@ -22,13 +25,34 @@ class Entry(BaseModel):
     body: dict[str, JsonValue]
 
 
+class NumberTaken(AgentPipelinesError):
+    """Somebody else has written an entry of this number."""
+
+
 class Journal:
     """Writes and reads the events of executions. All methods take part in the caller's transaction."""
 
     def append(self, connection: sa.Connection, execution_id: str, entries: Sequence[Entry]) -> None:
-        """Add entries; the caller numbers them, going on from `last_seq`."""
-        if entries:
+        """Add entries; the caller numbers them, going on from `last_seq`.
+
+        Raises NumberTaken if another process has noted something since; nothing is added then.
+        """
+        if not entries:
+            return
+        try:
             connection.execute(events.insert(), [{"execution_id": execution_id, **entry.model_dump()} for entry in entries])
+        except IntegrityError as error:
+            if "foreign key" in str(error.orig).lower():
+                raise
+            raise NumberTaken(f"execution {execution_id} has an entry {entries[0].seq} already") from error
+
+    def note(
+        self, connection: sa.Connection, execution_id: str, *, at: Microseconds, kind: str, body: dict[str, JsonValue]
+    ) -> None:
+        """Add an entry about an execution that another process may be writing to; it belongs to no attempt."""
+        row = {"execution_id": execution_id, "attempt": 0, "at": at, "kind": kind, "body": body}
+        while insert_new(connection, events, {"seq": self.last_seq(connection, execution_id) + 1, **row}) is None:
+            pass
 
     def last_seq(self, connection: sa.Connection, execution_id: str) -> int:
         """The number of the newest entry, 0 if there is none."""

@@ -2,12 +2,24 @@ import asyncio
 import os
 import signal
 import threading
+from collections.abc import AsyncGenerator
 
 import pytest
 
 from agent_pipelines.core.clock import ManualClock
 from agent_pipelines.core.errors import ErrorClass, RuntimeFailure, Stage
-from agent_pipelines.core.event import Checkpoint, Final, Handle, Reasoning, Text, ToolCall, ToolResult, Usage, UsageReport
+from agent_pipelines.core.event import (
+    AgentEvent,
+    Checkpoint,
+    Final,
+    Handle,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolResult,
+    Usage,
+    UsageReport,
+)
 from agent_pipelines.core.execution import CheckResult, ExecutionResult, RunRef, Status, Verdict
 from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.secrets import redactor
@@ -257,6 +269,32 @@ def test_a_second_run_of_a_tick_is_noted_in_the_journal_of_the_first(hub: Hub, e
         assert hub.ledger.journal.read(connection, first.execution_id)[-1].body == {"run_id": "second"}
 
 
+def test_a_second_run_of_a_tick_does_not_disturb_the_first_one_at_work(hub: Hub) -> None:
+    request = invocation()
+
+    class Interrupted(ScriptedRuntime):
+        async def stream(self, invocation: Invocation) -> AsyncGenerator[AgentEvent, None]:
+            yield ToolCall(id="1", name="search")
+            second = await hub.runner.run(request, spec(), agent(ScriptedRuntime(["never"])), run=RunRef(run_id="second"))
+            assert second.deduplicated_into is not None
+            yield Text(text="found")
+            yield ToolResult(id="1", name="search")
+            yield Final(text="done")
+
+    runner = hub.runner.run(request, spec(), agent(Interrupted()), run=RunRef(run_id="first"))
+    result = asyncio.run(runner)
+    assert (result.status, result.attempts) == (Status.SUCCEEDED, 1)
+    with hub.database.reading() as connection:
+        entries = hub.ledger.journal.read(connection, result.execution_id)
+    assert [(entry.seq, entry.kind) for entry in entries] == [
+        (1, "tool_call"),
+        (2, "duplicate_run"),
+        (3, "text"),
+        (4, "tool_result"),
+        (5, "final"),
+    ]
+
+
 def test_re_executing_from_failure_goes_on_with_the_same_invocation(hub: Hub, execute: Execute) -> None:
     request = invocation(variables={"x": 1})
     first = execute(
@@ -396,3 +434,25 @@ def test_it_works_inside_a_running_loop_as_in_a_notebook(execute: Execute) -> No
         return execute(ScriptedRuntime(["from a notebook"]))
 
     assert asyncio.run(cell()).text == "from a notebook"
+
+
+def test_a_check_that_tells_a_secret_is_recorded_without_it(hub: Hub, execute: Execute) -> None:
+    def reaches_the_database(output: object, invocation: Invocation) -> object:
+        raise OSError("cannot connect to postgresql://bob:hunter2hunter2@db/x")
+
+    check = Check("stored", blocking=False, function=reaches_the_database)
+    result = execute(ScriptedRuntime(["done"]), checks=[check])
+    assert [each.message for each in result.checks] == ["OSError: cannot connect to postgresql://[secret]@db/x"]
+    assert "hunter2" not in str(_stored(hub, result).checks)
+
+
+def test_an_endless_word_is_journaled_in_pieces_without_its_secrets(hub: Hub, execute: Execute) -> None:
+    redactor.register("planted0secret1value")
+    word = "x" * 5_000 + "planted0secret1value" + "y" * 9_000
+    pieces = [Text(text=word[start : start + 7]) for start in range(0, len(word), 7)]
+    result = execute(ScriptedRuntime([*pieces, Final(text="done")]))
+    with hub.database.reading() as connection:
+        texts = [entry.body["text"] for entry in hub.ledger.journal.read(connection, result.execution_id) if entry.kind == "text"]
+    assert "".join(map(str, texts)) == word.replace("planted0secret1value", "[secret]")
+    assert len(texts) > 2
+    assert all(len(str(text)) < 10_000 for text in texts)
