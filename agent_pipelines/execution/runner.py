@@ -66,6 +66,8 @@ class Runner:
         """Execute an invocation. Cancelling it cancels the agent's work, and is recorded."""
         trace = Trace(new_trace_id())
         started_at = self._clock.now()
+        # Functions, gates and checks see what templates see: the variables of the task below those of this invocation.
+        invocation = invocation.model_copy(update={"variables": {**spec.variables, **invocation.variables}})
         admission, failure = await self._admitter.admit(invocation, spec, run, gate, trace.trace_id)
         stored = admission.execution
         if admission.outcome == "duplicate":

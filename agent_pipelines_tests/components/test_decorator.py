@@ -3,6 +3,8 @@ import pytest
 
 from agent_pipelines import Cron, DefinitionError, Invocation, agent_task
 from agent_pipelines.core.execution import Status
+from agent_pipelines.core.invocation import Origin
+from agent_pipelines.engine.launch import Launch
 from agent_pipelines_tests.components.project import Project
 from agent_pipelines_tests.components.running import executions
 
@@ -130,3 +132,23 @@ def test_the_invocation_reaches_the_function(project: Project) -> None:
 
     functions = importlib.import_module(project.module("functions"))
     assert list(functions.count(invocation))[1].text == "ab"
+
+
+def test_a_function_sees_the_variables_of_its_task_below_those_of_the_launch(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    code = FUNCTIONS.replace('intent="Answer"', 'intent="Answer", variables={"who": "kim"}')
+    project.file("functions.py", code)
+    job = project.load().resolve_job_def("default__reply")
+    assert job.execute_in_process(instance=instance).success
+    launch = Launch(
+        task="default/reply",
+        trigger="on_demand",
+        origin=Origin.ON_DEMAND,
+        occurrence="x",
+        due_at=1,
+        logical_at=1,
+        variables={"who": "lee"},
+    )
+    assert job.execute_in_process(instance=instance, tags=launch.tags()).success
+    assert [execution.text for execution in executions(instance, "reply")] == ["reply for kim", "reply for lee"]
