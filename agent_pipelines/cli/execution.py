@@ -69,10 +69,9 @@ def list_(
         )
         return
     render.table(
-        ("seq", "id", "task", "origin", "status", "begun", "took", "tries", "tokens", "cost", "error"),
+        ("id", "task", "origin", "status", "begun", "took", "tries", "tokens", "cost", "error"),
         [
             (
-                execution.seq,
                 render.short(execution.id),
                 execution.path,
                 execution.origin,

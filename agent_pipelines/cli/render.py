@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 from pydantic import BaseModel
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +31,8 @@ _STYLES = {
 # All control characters but tab and newline, and the marks that change the direction of writing.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _WIDE = 200  # columns where no terminal says how many it has
+_NARROW = 40  # characters that a cell is never broken below
+_GAP = 2  # characters between two columns
 _SHORT = 18  # characters of an id that tell executions apart
 
 
@@ -68,11 +71,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) 
         text(empty)
         return
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        grid.add_column(column, overflow="fold", no_wrap=column in ("id", "execution", "seq"))
+    widths = [max(len(column), *(cell_len(row[number].plain) for row in shown)) for number, column in enumerate(columns)]
+    for column, width in zip(columns, widths, strict=True):
+        grid.add_column(column, overflow="fold", no_wrap=width <= _NARROW)
     for row in shown:
         grid.add_row(*row)
-    console().print(grid)
+    # Rather lines that the terminal breaks than columns of three letters.
+    needed = sum(min(width, _NARROW) + _GAP for width in widths) - _GAP
+    target = console()
+    (target if needed <= target.width else Console(highlight=False, width=needed)).print(grid)
 
 
 def fields(pairs: Mapping[str, Any]) -> None:
@@ -121,7 +128,7 @@ def console() -> Console:
 
 def visible(value: str) -> str:
     """The text without secrets, and with control characters made visible: an agent must not steer a terminal."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", redactor.text(value.replace("\r\n", "\n")))
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], redactor.text(value.replace("\r\n", "\n")))
 
 
 def instant(value: Microseconds | None) -> str | None:

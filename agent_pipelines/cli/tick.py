@@ -41,10 +41,9 @@ def list_(
         render.document({"ticks": [render.record(tick) for tick in page], "next_before": last if len(page) == limit else None})
         return
     render.table(
-        ("seq", "task", "trigger", "due", "verdict", "execution", "reason"),
+        ("task", "trigger", "due", "verdict", "execution", "reason"),
         [
             (
-                tick.seq,
                 f"{tick.application}/{tick.task}",
                 tick.trigger,
                 render.instant(tick.due_at),

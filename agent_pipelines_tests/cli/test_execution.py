@@ -98,7 +98,7 @@ def test_the_table_is_for_people(cli: Cli, record: Filled) -> None:
     results = record.everything()
     done = cli("execution", "list", "--limit", "3")
     lines = done.stdout.splitlines()
-    assert lines[0].split()[:4] == ["seq", "id", "task", "origin"]
+    assert lines[0].split()[:3] == ["id", "task", "origin"]
     assert len(lines) == 4
     assert results[5].execution_id[:18] in lines[1]
     assert "quality/checker" in lines[1]
