@@ -15,8 +15,11 @@ Application = Annotated[str | None, typer.Option(help="Only this application.")]
 Task = Annotated[str | None, typer.Option(help="Only this task: its name, or application/task.")]
 Before = Annotated[int | None, typer.Option(help="The page after the row of this seq.", metavar="SEQ")]
 Limit = Annotated[int, typer.Option(help="Rows of a page.", min=1, max=1_000)]
-Since = Annotated[str | None, typer.Option(help="From this instant on: ISO 8601, or an age as in 2h, 7d.", metavar="INSTANT")]
-Until = Annotated[str | None, typer.Option(help="Before this instant: ISO 8601, or an age as in 2h, 7d.", metavar="INSTANT")]
+Since = Annotated[
+    str | None,
+    typer.Option(help="From this instant on: ISO 8601, UTC without an offset, or an age as in 2h, 7d.", metavar="INSTANT"),
+]
+Until = Annotated[str | None, typer.Option(help="Before this instant, written in the same ways.", metavar="INSTANT")]
 
 
 def instant(text: str | None, option: str, now: Microseconds) -> Microseconds | None:
