@@ -44,7 +44,7 @@ def claim(hub: Hub, connection: Connection, spec: TaskSpec, trigger: Trigger, du
     if recordable(variables) != variables:
         variables = {}  # secrets stay out of records and tags; the run renders them for itself
     name = trigger_name(trigger)
-    tick, _ = hub.ticks.claim(
+    tick, is_new = hub.ticks.claim(
         connection,
         spec.key,
         name,
@@ -55,7 +55,7 @@ def claim(hub: Hub, connection: Connection, spec: TaskSpec, trigger: Trigger, du
         inputs={**due.inputs, "variables": variables},
         revision=revision_of(trigger),
     )
-    if verdict is not None:
+    if verdict is not None and is_new:  # a tick that is claimed already has a run, whose verdict counts
         hub.ticks.decide(connection, spec.key, name, due.occurrence, verdict, reason=reason)
     return tick
 

@@ -255,6 +255,16 @@ def test_trying_out_a_schedule_in_the_ui_leaves_no_trace(on_sqlite: Deployment) 
     on_sqlite.launch(task, "2026-01-02T06:00Z")
 
 
+def test_trying_out_an_instant_of_the_past_leaves_the_verdict_to_a_queued_run(on_sqlite: Deployment) -> None:
+    task = spec(triggers=[{"kind": "cron", "cron": "0 * * * *"}])
+    queued = on_sqlite.launch(task, "2026-01-02T06:00Z")
+    on_sqlite.launch(task, "2026-01-02T02:00Z", late=4 * 3_600 + 60)  # in the UI, at 06:01
+    on_sqlite.launch(task, "2026-01-02T07:00Z")
+    on_sqlite.run(task, queued)
+    verdicts = {tick.occurrence: tick.verdict for tick in on_sqlite.ticks()}
+    assert verdicts[queued.occurrence] == Verdict.RAN
+
+
 @pytest.mark.parametrize("name", ["repair", "triggers"])
 def test_names_that_are_kept_are_refused(name: str) -> None:
     with pytest.raises(DefinitionError, match=rf"triggers\.{name}\.name.*is kept for .*Choose another"):
