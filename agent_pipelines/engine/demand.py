@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from pydantic import JsonValue
 
 from agent_pipelines.core.clock import Clock, Microseconds
-from agent_pipelines.core.errors import AgentPipelinesError
+from agent_pipelines.core.errors import AgentPipelinesError, DefinitionError
 from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.invocation import Origin
@@ -43,8 +43,13 @@ class Demand:
         """Put a run of a task into Dagster's queue; returns its id.
 
         `along` takes part in the transaction that claims the tick, for a record of who asked. Variables stand in the run's
-        tags: secrets do not belong there. Raises what the gateway raises; the tick then says that the launch failed.
+        tags, so one that holds a secret is refused with DefinitionError. Raises what the gateway raises; the tick then says
+        that the launch failed.
         """
+        for name, value in (variables or {}).items():
+            if redactor.value(value) != value:
+                fix = "Run tags are read by many; name the environment variable that holds it in the agent's settings"
+                raise DefinitionError("holds a secret", field=f"variables.{name}", fix=fix)
         run_id, now = new_id(), self._clock.now()
         logical_at = now if logical_at is None else logical_at
         launch = Launch(
@@ -67,7 +72,7 @@ class Demand:
                 due_at=now,
                 logical_at=logical_at,
                 actor=actor,
-                inputs={"variables": redactor.value(launch.variables)},
+                inputs={"variables": launch.variables},
                 run_id=run_id,
             )
             if along is not None:

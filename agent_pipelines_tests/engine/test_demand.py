@@ -70,9 +70,14 @@ def test_each_launch_is_a_tick_of_its_own(database: Database, clock: ManualClock
     assert {launch.logical_at for _, launch, _ in gateway.launched} == {clock.now()}
 
 
-def test_the_record_of_the_claim_keeps_no_secret(database: Database, clock: ManualClock) -> None:
-    run_id = ask(database, clock, Gateway(database), variables={"key": SECRET})
-    assert tick_of(database, run_id).inputs == {"variables": {"key": "[secret]"}}
+def test_a_secret_is_refused_because_it_would_stand_in_the_tags_of_the_run(database: Database, clock: ManualClock) -> None:
+    gateway = Gateway(database)
+    with pytest.raises(DefinitionError, match=r"field `variables\.key`: holds a secret") as refused:
+        ask(database, clock, gateway, variables={"topic": "x", "key": [SECRET]})
+    assert SECRET not in str(refused.value)
+    assert gateway.launched == []
+    with database.reading() as connection:
+        assert Ticks(clock).list(connection) == []
 
 
 def test_a_refused_launch_is_told_to_the_tick(database: Database, clock: ManualClock) -> None:
