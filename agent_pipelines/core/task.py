@@ -150,7 +150,7 @@ class ServiceLevel(_Part):
 
 
 class TaskSpec(BaseModel):
-    """What shall be done: the one declaration of a task, in YAML, in Python or registered at run time."""
+    """What shall be done: the one declaration of a task, in YAML or in Python."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 

@@ -125,6 +125,13 @@ class DagsterGateway:
             return found if reserved is None else [*found, reserved]
         return found
 
+    def forget_runs(self, *, created_before: Microseconds, limit: int) -> int:
+        """Remove runs that are over, with their events; returns how many. Materializations stay with the assets."""
+        old = self.runs(created_to=created_before, statuses=[status.value for status in _OVER], limit=limit)
+        for run in old:
+            self._instance.delete_run(run.run_id)
+        return len(old)
+
     def wait(self, run_id: str, *, poll: float = 0.2, sleep: Callable[[float], None] = time.sleep) -> str | None:
         """Wait until a run is over; returns its state, None if it is gone. `poll` is in seconds."""
         while not self.is_over(run_id):

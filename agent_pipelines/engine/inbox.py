@@ -90,6 +90,11 @@ class Inbox:
         rows = connection.execute(query.order_by(inbox.c.seq.desc()).limit(limit)).mappings()
         return [InboxEvent.model_validate(row) for row in rows]
 
+    def forget(self, connection: sa.Connection, *, received_before: Microseconds, limit: int) -> int:
+        """Remove events; returns how many. An event that is sent again with an old key is new then."""
+        old = sa.select(inbox.c.seq).where(inbox.c.received_at < received_before).order_by(inbox.c.received_at).limit(limit)
+        return connection.execute(sa.delete(inbox).where(inbox.c.seq.in_(old.scalar_subquery()))).rowcount
+
     def unclaimed(
         self,
         connection: sa.Connection,

@@ -181,6 +181,11 @@ class Ticks:
         """The highest `seq` that is visible, 0 if there is none."""
         return connection.execute(sa.select(sa.func.coalesce(sa.func.max(ticks.c.seq), 0))).scalar_one()
 
+    def forget(self, connection: sa.Connection, *, due_before: Microseconds, limit: int) -> int:
+        """Remove ticks that have their verdict; returns how many."""
+        old = sa.select(ticks.c.seq).where(ticks.c.due_at < due_before, ticks.c.verdict.is_not(None)).order_by(ticks.c.due_at)
+        return connection.execute(sa.delete(ticks).where(ticks.c.seq.in_(old.limit(limit).scalar_subquery()))).rowcount
+
     def list(
         self,
         connection: sa.Connection,

@@ -54,6 +54,11 @@ class Outbox:
             )
         )
 
+    def forget(self, connection: sa.Connection, *, created_before: Microseconds, limit: int) -> int:
+        """Remove rows; returns how many."""
+        old = sa.select(outbox.c.seq).where(outbox.c.created_at < created_before).order_by(outbox.c.seq).limit(limit)
+        return connection.execute(sa.delete(outbox).where(outbox.c.seq.in_(old.scalar_subquery()))).rowcount
+
     def after(self, connection: sa.Connection, seq: int, *, limit: int = 500) -> Sequence[OutboxRow]:
         """Rows after a sequence number, in order."""
         rows = connection.execute(sa.select(outbox).where(outbox.c.seq > seq).order_by(outbox.c.seq).limit(limit)).mappings()
