@@ -6,7 +6,7 @@ from typing import Any
 
 from agent_pipelines.context.composer import Composer
 from agent_pipelines.core.clock import Clock
-from agent_pipelines.core.errors import ErrorClass, Stage, StorageError
+from agent_pipelines.core.errors import ErrorClass, IllegalTransition, Stage, StorageError
 from agent_pipelines.core.execution import ExecutionResult, RunRef, Status
 from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.task import TaskSpec
@@ -30,7 +30,8 @@ _SETTLE_WITHIN = 10.0  # seconds; a database that does not answer must not keep 
 class Runner:
     """Executes invocations and leaves their record.
 
-    What the agent does wrong ends up in the result and the record; only faults of the store are raised.
+    What the agent does wrong ends up in the result and the record; only faults of the store are raised, and IllegalTransition
+    if another run has taken the execution over meanwhile.
     """
 
     def __init__(self, database: Database, clock: Clock, ledger: Ledger, ticks: Ticks, inbox: Inbox, composer: Composer) -> None:
@@ -86,7 +87,7 @@ class Runner:
         except asyncio.CancelledError:
             await _shielded(self._settler.cancel(work))
             raise
-        except StorageError:
+        except (StorageError, IllegalTransition):
             raise
         except Exception as error:
             return await self._settler.fail(work, Failure(ErrorClass.INTERNAL, Stage.SETTLE, f"{type(error).__name__}: {error}"))
@@ -112,5 +113,5 @@ async def _shielded(settling: Coroutine[Any, Any, object]) -> None:
     try:
         async with asyncio.timeout(_SETTLE_WITHIN):
             await asyncio.shield(asyncio.ensure_future(settling))
-    except (TimeoutError, StorageError):
+    except (TimeoutError, StorageError, IllegalTransition):  # the last: it ended while it was being cancelled
         return

@@ -46,6 +46,7 @@ class Settler:
                 text=success.final.text,
                 output=success.output,
                 checks=success.checks,
+                run_id=work.run.run_id,
             )
             if work.spec.emits is not None:
                 self._emit(connection, work, success, work.spec.emits)
@@ -76,7 +77,9 @@ class Settler:
             if last_attempt is not None:
                 last_attempt(connection)
             executions = self.ledger.executions
-            closed = executions.close(connection, work.stored.id, status, error=failure.error, checks=failure.checks)
+            closed = executions.close(
+                connection, work.stored.id, status, error=failure.error, checks=failure.checks, run_id=work.run.run_id
+            )
             self._finish(connection, work, closed, started_at)
             return closed
 

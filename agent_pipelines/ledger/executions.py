@@ -158,14 +158,20 @@ class Executions:
         checks: Sequence[CheckResult] = (),
         reason: str | None = None,
         error: tuple[ErrorClass, Stage, str] | None = None,
+        run_id: str | None = None,
     ) -> StoredExecution:
         """End an execution; it has spent what its attempts have.
 
-        Raises IllegalTransition if it cannot end so from where it stands.
+        With `run_id` only if it is still that run's: one that was taken for lost ends nothing that another has resumed.
+        Raises IllegalTransition if it cannot end so from where it stands, which is also where it has ended before.
         """
+        where: list[sa.ColumnElement[bool]] = [executions.c.status.in_([str(Status.RUNNING), str(Status.WAITING)])]
+        if run_id is not None:
+            where.append(executions.c.run_id == run_id)
         closed = self._update(
             connection,
             execution_id,
+            *where,
             status=str(status),
             finished_at=self._clock.now(),
             model=model,
@@ -313,14 +319,19 @@ class Executions:
         query = _within(query, attempts.c.started_at, application, task, since, until)
         return connection.execute(query.order_by(executions.c.seq, attempts.c.number)).all()
 
-    def _update(self, connection: sa.Connection, execution_id: str, **values: Any) -> StoredExecution:
-        change = executions.update().where(executions.c.id == execution_id).values(**values).returning(*executions.c)
+    def _update(
+        self, connection: sa.Connection, execution_id: str, *where: sa.ColumnElement[bool], **values: Any
+    ) -> StoredExecution:
+        change = executions.update().where(executions.c.id == execution_id, *where).values(**values).returning(*executions.c)
         try:
-            return StoredExecution.model_validate(connection.execute(change).mappings().one())
+            row = connection.execute(change).mappings().first()
         except IntegrityError as error:
             if "illegal transition" in str(error.orig):
                 raise IllegalTransition(f"execution {execution_id} cannot become {values.get('status')}") from error
             raise
+        if row is None:
+            raise IllegalTransition(f"execution {execution_id} cannot become {values.get('status')}: it is not running here")
+        return StoredExecution.model_validate(row)
 
     def _resume(self, connection: sa.Connection, stored: StoredExecution, run: RunRef) -> StoredExecution:
         self._lose_attempts(connection, stored.id)

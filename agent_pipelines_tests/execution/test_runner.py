@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from agent_pipelines.core.clock import ManualClock
-from agent_pipelines.core.errors import ErrorClass, RuntimeFailure, Stage
+from agent_pipelines.core.errors import ErrorClass, IllegalTransition, RuntimeFailure, Stage
 from agent_pipelines.core.event import (
     AgentEvent,
     Checkpoint,
@@ -456,3 +456,44 @@ def test_an_endless_word_is_journaled_in_pieces_without_its_secrets(hub: Hub, ex
     assert "".join(map(str, texts)) == word.replace("planted0secret1value", "[secret]")
     assert len(texts) > 2
     assert all(len(str(text)) < 10_000 for text in texts)
+
+
+def test_a_run_that_was_taken_for_lost_ends_nothing_that_another_has_resumed(hub: Hub) -> None:
+    request = invocation()
+    resumed: list[ExecutionResult] = []
+
+    class TakenForLost(ScriptedRuntime):
+        async def stream(self, invocation: Invocation) -> AsyncGenerator[AgentEvent, None]:
+            with hub.database.transaction() as connection:
+                (stored,) = hub.executions.list(connection)
+                assert hub.executions.close_lost(connection, stored.id, "lost")
+            run = RunRef(run_id="b", parent_run_id="a", resumes=True)
+            resumed.append(await hub.runner.run(request, spec(), agent(ScriptedRuntime(["from b"])), run=run))
+            yield Final(text="from a")
+
+    with pytest.raises(IllegalTransition, match="it is not running here"):
+        asyncio.run(hub.runner.run(request, spec(), agent(TakenForLost()), run=RunRef(run_id="a")))
+    (result,) = resumed
+    stored = _stored(hub, result)
+    assert (stored.status, stored.run_id, stored.text) == (Status.SUCCEEDED, "b", "from b")
+    with hub.database.reading() as connection:
+        outbox = hub.ledger.outbox.after(connection, 0)
+    assert [row.kind for row in outbox] == ["execution.succeeded"]
+
+
+def test_a_cancellation_that_comes_while_a_success_is_written_leaves_the_success(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cancelled_while_it_settles() -> None:
+        loop = asyncio.get_running_loop()
+        running = asyncio.ensure_future(
+            hub.runner.run(invocation(), spec(), agent(ScriptedRuntime(["x"])), run=RunRef(run_id="a"))
+        )
+        monkeypatch.setattr(hub.composer, "remember", lambda *_, **__: loop.call_soon_threadsafe(running.cancel))
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(cancelled_while_it_settles())
+    with hub.database.reading() as connection:
+        (stored,) = hub.executions.list(connection)
+    assert stored.status is Status.SUCCEEDED
