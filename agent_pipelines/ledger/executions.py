@@ -229,6 +229,16 @@ class Executions:
             for row in connection.execute(query.order_by(executions.c.seq).limit(limit)).mappings()
         ]
 
+    def forget(self, connection: sa.Connection, *, created_before: Microseconds, limit: int) -> int:
+        """Remove executions that ended, with all that belongs to them; returns how many. Those that run or wait stay."""
+        old = (
+            sa.select(executions.c.id)
+            .where(executions.c.created_at < created_before, executions.c.finished_at.is_not(None))
+            .order_by(executions.c.created_at)
+            .limit(limit)
+        )
+        return connection.execute(sa.delete(executions).where(executions.c.id.in_(old.scalar_subquery()))).rowcount
+
     def attempts_of(self, connection: sa.Connection, execution_id: str) -> Sequence[StoredAttempt]:
         """The tries of an execution in order."""
         query = sa.select(attempts).where(attempts.c.execution_id == execution_id).order_by(attempts.c.number)
