@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from agent_pipelines.cli.main import app
 from agent_pipelines.core.clock import ManualClock
 from agent_pipelines.engine.place import database_url
 from agent_pipelines.hub import open_hub
+from agent_pipelines.store.database import Database
+from agent_pipelines.store.migration import migrate
 from agent_pipelines_tests.conftest import create_postgres_database
 from agent_pipelines_tests.insight.filled import Filled
 
@@ -58,13 +61,31 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     logging.getLogger("dagster").setLevel(level)
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """The directory of a new deployment on SQLite."""
-    path = tmp_path / "home"
+def new_home(path: Path) -> Path:
+    """Make the directory of a deployment on SQLite that was never opened."""
     path.mkdir()
     (path / "dagster.yaml").write_text("telemetry: {enabled: false}\nrun_queue: {dequeue_interval_seconds: 1}\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def opened_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A deployment whose tables are made; tests copy it, because making them takes most of the time of a command."""
+    path = new_home(tmp_path_factory.mktemp("cli") / "home")
+    with dg.DagsterInstance.from_config(str(path)) as instance:
+        instance.get_runs(limit=1)
+        instance.all_instigator_state()
+        instance.get_latest_materialization_event(dg.AssetKey("any"))
+        database = Database(database_url(instance))
+        migrate(database)
+        database.close()
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, opened_home: Path) -> Path:
+    """The directory of a deployment on SQLite in which nothing has happened yet."""
+    return Path(shutil.copytree(opened_home, tmp_path / "home"))
 
 
 @pytest.fixture

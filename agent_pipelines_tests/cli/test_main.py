@@ -10,7 +10,7 @@ from agent_pipelines.core.clock import ManualClock
 from agent_pipelines.engine.place import FILE_NAME
 from agent_pipelines.store.database import Database
 from agent_pipelines.store.migration import VERSION_TABLE
-from agent_pipelines_tests.cli.conftest import Cli, record_of
+from agent_pipelines_tests.cli.conftest import Cli, new_home, record_of
 from agent_pipelines_tests.insight.filled import Filled
 
 
@@ -82,7 +82,8 @@ def test_a_record_of_a_newer_version_is_left_alone(cli: Cli) -> None:
     assert "is at revision 9999_future, which this version of agent-pipelines does not know" in cli.refused("migrate", code=1)
 
 
-def test_migrate_says_whether_there_was_something_to_do(cli: Cli) -> None:
+def test_migrate_says_whether_there_was_something_to_do(tmp_path: Path) -> None:
+    cli = Cli(new_home(tmp_path / "home"))
     assert cli.json("migrate")["changed"] is True
     assert cli.json("migrate")["changed"] is False
     assert "nothing to do" in cli.ok("migrate")

@@ -1,5 +1,6 @@
 import getpass
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ def test_run_and_wait_for_the_verdict(cli_in: Cli, project: Project) -> None:
     with daemon(cli_in.home, workspace):
         with instance_of(cli_in) as instance:
             while not DagsterGateway(instance).queue_is_served():
-                pass
+                time.sleep(0.1)
         told = cli_in.json(*run)
         failed = cli_in("task", "run", "refused", "--wait")
     assert (told["dagster_status"], told["verdict"], told["succeeded"]) == ("SUCCESS", "ran", True)
