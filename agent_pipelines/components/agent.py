@@ -135,13 +135,14 @@ class Agent(dg.Component, dg.Resolvable, AgentSpec):
 
 
 def _credential(config: Mapping[str, Any]) -> str | None:
-    return next((name for name, value in config.items() if _is_credential(value)), None)
+    return next((name for name, value in config.items() if is_credential(value)), None)
 
 
-def _is_credential(value: Any) -> bool:
+def is_credential(value: Any) -> bool:
+    """Whether a value of a declaration has the shape of a credential, which belongs into the environment."""
     if isinstance(value, Mapping):
-        return any(map(_is_credential, value.values()))
+        return any(map(is_credential, value.values()))
     if isinstance(value, list | tuple):
-        return any(map(_is_credential, value))
+        return any(map(is_credential, value))
     # A sentence may well hold the words of a credential.
     return isinstance(value, str) and len(value.split()) <= 2 and redactor.text(value) != value

@@ -16,8 +16,11 @@ _SHOWN = 10_000  # characters of an answer in the metadata; the ledger holds all
 
 
 def verdict(result: ExecutionResult) -> str:
-    """What became of the request: `ran`, `failed`, `deduplicated`, `skipped` or `waiting`."""
-    if result.deduplicated_into is not None:
+    """What became of the request: `ran`, `failed`, `deduplicated`, `skipped` or `waiting`.
+
+    What was deduplicated into a failure has failed: a green run would say that the work is done.
+    """
+    if result.deduplicated_into is not None and result.status not in (Status.FAILED, Status.CANCELLED):
         return str(Verdict.DEDUPLICATED)
     match result.status:
         case Status.SUCCEEDED:

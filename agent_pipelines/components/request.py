@@ -60,7 +60,8 @@ class Request:
         while (resumed := self._resumed(run)) is not None:
             stored = self._execution_of(resumed)
             if stored is not None and stored.item == self.item:
-                return self._again(stored), reference
+                # The run in between may have died before it took the execution over.
+                return self._again(stored), reference.model_copy(update={"parent_run_id": stored.run_id})
             parent = self.instance.get_run_by_id(resumed)
             if parent is None:
                 break

@@ -32,7 +32,8 @@ class Message(BaseModel):
 
 class Invocation(BaseModel):
     """What one execution is asked to do, fixed when it is admitted; the runner fills the last block when it composes.
-    `state` is what an earlier execution remembered, `upstream` the outputs of the dependencies by path.
+    `state` is what an earlier execution remembered, `upstream` the outputs of the dependencies by path,
+    `upstream_executions` the ids of the executions that they come from.
 
     `occurrence` is the due instant in microseconds, the event's id or the Dagster run's id: with task and trigger it
     identifies the tick. `logical_at` is the instant that the work is about, `due_at` the one on the wall.
@@ -56,6 +57,7 @@ class Invocation(BaseModel):
 
     state: dict[str, JsonValue] = {}
     upstream: dict[str, JsonValue] = {}
+    upstream_executions: dict[str, str] = {}
     prompt_version: str | None = None
     messages: tuple[Message, ...] = ()
     parameters: dict[str, JsonValue] = {}

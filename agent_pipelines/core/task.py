@@ -136,7 +136,7 @@ class CheckSpec(_Part):
 
 
 class Budget(_Part):
-    """What an execution may spend at most."""
+    """An amount of tokens and money."""
 
     tokens: int | None = Field(default=None, ge=1, description="Input plus output tokens.")
     usd: float | None = Field(default=None, gt=0, description="Money, in US dollars.")
@@ -209,7 +209,7 @@ class TaskSpec(BaseModel):
 
     timeout: TimeoutSpec = Field(default=TimeoutSpec(), description="Limits of time.")
     retry: RetrySpec = Field(default=RetrySpec(), description="When an attempt is tried again.")
-    budget: Budget = Field(default=Budget(), description="Limits of tokens and money for one execution.")
+    budget: Budget = Field(default=Budget(), description="What one execution may spend; kept with the task, not enforced yet.")
     cost_estimate: Budget = Field(default=Budget(), description="What one execution is expected to cost.")
     service_level: ServiceLevel = Field(default=ServiceLevel(), description="What the owner promises.")
     risk: Literal["low", "medium", "high"] = Field(

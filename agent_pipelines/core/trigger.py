@@ -135,8 +135,8 @@ class AssetUpdate(TriggerBase):
 class After(TriggerBase):
     """Due with each tick of another task, `offset` later, once that tick's execution is final.
 
-    A failed upstream is first repaired: one new attempt of the same invocation is requested. If it fails again,
-    `if_upstream_fails` decides.
+    A failed upstream is first repaired: one new attempt of the same invocation is requested, unless its outcome is unknown and
+    repeating it might do something twice. If it fails again, `if_upstream_fails` decides.
     """
 
     kind: Literal["after"] = "after"

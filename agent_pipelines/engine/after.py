@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from agent_pipelines.core.clock import Microseconds, isoformat
+from agent_pipelines.core.errors import ErrorClass
 from agent_pipelines.core.execution import Status, Verdict
 from agent_pipelines.core.trigger import After
 from agent_pipelines.engine.ticks import Tick
@@ -29,6 +30,8 @@ class Followed(Protocol):
     def finished_at(self) -> Microseconds | None: ...
     @property
     def error_message(self) -> str | None: ...
+    @property
+    def error_class(self) -> ErrorClass | None: ...
 
 
 class Step(StrEnum):
@@ -111,7 +114,10 @@ def _standing(trigger: After, upstream: Tick, execution: Followed | None, repair
 
 
 def _failed(trigger: After, why: str, execution: Followed | None, repair: Tick | None) -> tuple[Step, str]:
-    if trigger.repair and repair is None:
+    if execution is not None and execution.error_class == ErrorClass.UNKNOWN_OUTCOME:
+        # The agent may have acted: asking it again is for a person to decide.
+        why = f"{why}; its outcome is unknown, so it is not repeated by itself"
+    elif trigger.repair and repair is None:
         return Step.REPAIR, f"upstream failed: {why}"
     if repair is not None and repair.verdict is None and not repair_has_begun(repair, execution):
         return Step.WAIT, "upstream is about to be repaired"

@@ -8,9 +8,11 @@ from pydantic import JsonValue
 from agent_pipelines.context.composer import Composed, Composer
 from agent_pipelines.core.clock import Clock
 from agent_pipelines.core.errors import ExecutionFailed
-from agent_pipelines.core.task import TaskSpec
+from agent_pipelines.core.execution import Status
+from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.execution.work import Failure, Work
 from agent_pipelines.ledger.ledger import Ledger
+from agent_pipelines.ledger.stored import StoredExecution
 from agent_pipelines.store.database import Connection, Database
 
 
@@ -22,6 +24,7 @@ class Composing:
     clock: Clock
     ledger: Ledger
     composer: Composer
+    ticks: Ticks
 
     async def compose(self, work: Work) -> Failure | None:
         """Fill the work's invocation; returns why that cannot be done, if it cannot."""
@@ -36,25 +39,46 @@ class Composing:
         return None
 
     def _compose(self, connection: Connection, work: Work) -> Composed:
+        upstream = self._upstream(connection, work)
+        invocation = work.invocation.model_copy(
+            update={"upstream_executions": {path: each.id for path, each in upstream.items()}}
+        )
         composed = self.composer.compose(
             connection,
-            work.invocation,
+            invocation,
             work.spec,
             agent=work.agent.name,
             keeps_sessions=work.agent.capabilities.keeps_sessions,
             execution_id=work.stored.id,
-            upstream=self._upstream(connection, work.spec),
+            upstream={path: each.text if each.output is None else each.output for path, each in upstream.items()},
         )
         self.ledger.executions.compose(connection, work.stored.id, composed.invocation, trimmed=composed.trimmed)
         if work.stored.resumptions:
             work.journal_seq = self.ledger.journal.last_seq(connection, work.stored.id)
         return composed
 
-    def _upstream(self, connection: Connection, spec: TaskSpec) -> Mapping[str, JsonValue]:
-        outputs: dict[str, JsonValue] = {}
-        for path in spec.dependency_paths:
+    def _upstream(self, connection: Connection, work: Work) -> Mapping[str, StoredExecution]:
+        """The execution that each dependency's result is taken from: the one that the tick follows, else the newest success.
+
+        A dependency that failed for the tick that is followed has no result, however good an older one is.
+        """
+        if not work.spec.dependency_paths:
+            return {}
+        followed = self._followed(connection, work)
+        found: dict[str, StoredExecution] = {}
+        for path in work.spec.dependency_paths:
             application, _, task = path.partition("/")
-            latest = self.ledger.executions.latest_success(connection, (spec.workspace, application, task))
-            if latest is not None:
-                outputs[path] = latest.text if latest.output is None else latest.output
-        return outputs
+            key = (work.spec.workspace, application, task)
+            if followed is not None and followed.task_key == key:
+                execution = followed if followed.status is Status.SUCCEEDED else None
+            else:
+                execution = self.ledger.executions.latest_success(connection, key)
+            if execution is not None:
+                found[path] = execution
+        return found
+
+    def _followed(self, connection: Connection, work: Work) -> StoredExecution | None:
+        asked = work.invocation
+        tick = self.ticks.find(connection, asked.task_key, asked.trigger, asked.occurrence)
+        followed = None if tick is None else tick.inputs.get("upstream_execution")
+        return self.ledger.executions.get(connection, followed) if isinstance(followed, str) else None

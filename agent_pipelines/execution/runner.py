@@ -37,7 +37,7 @@ class Runner:
     def __init__(self, database: Database, clock: Clock, ledger: Ledger, ticks: Ticks, inbox: Inbox, composer: Composer) -> None:
         self._clock = clock
         self._admitter = Admitter(database, clock, ledger, ticks)
-        self._composing = Composing(database, clock, ledger, composer)
+        self._composing = Composing(database, clock, ledger, composer, ticks)
         self._invoker = Invoker(database, clock, ledger)
         self._settler = Settler(database, clock, ledger, inbox, composer)
 
@@ -76,6 +76,7 @@ class Runner:
             return stored.result().model_copy(update={"deduplicated_into": stored.id, "reason": reason})
         if admission.outcome == "finished" or stored.status is Status.SKIPPED:
             return stored.result()
+        trace.trace_id = stored.trace_id or trace.trace_id  # a resumed execution goes on in its first trace
         trace.add("admit", started_at, self._clock.now(), attributes={"agent_pipelines.admission": admission.outcome})
         # The record is without secrets; a new execution works with what it was really given.
         known = invocation if admission.outcome == "new" else stored.invocation

@@ -186,12 +186,16 @@ class Executions:
         return closed
 
     def close_lost(self, connection: sa.Connection, execution_id: str, message: str) -> bool:
-        """Close an execution whose process is gone; False if it has ended meanwhile."""
+        """Close an execution whose process is gone; False if it has ended meanwhile.
+
+        If an agent was at work, nobody knows what it has done: the error's class is `unknown_outcome`, else `internal`.
+        """
         stored = self._first(connection, executions.c.id == execution_id, lock=True)
         if stored is None or stored.status is not Status.RUNNING:
             return False
-        self._lose_attempts(connection, execution_id)
-        self.close(connection, execution_id, Status.FAILED, error=(ErrorClass.INTERNAL, Stage.INVOKE, message))
+        at_work = self._lose_attempts(connection, execution_id) > 0
+        error_class = ErrorClass.UNKNOWN_OUTCOME if at_work else ErrorClass.INTERNAL
+        self.close(connection, execution_id, Status.FAILED, error=(error_class, Stage.INVOKE, message))
         return True
 
     def get(self, connection: sa.Connection, execution_id: str) -> StoredExecution | None:
@@ -361,12 +365,10 @@ class Executions:
             error_message=None,
         )
 
-    def _lose_attempts(self, connection: sa.Connection, execution_id: str) -> None:
-        connection.execute(
-            attempts.update()
-            .where(attempts.c.execution_id == execution_id, attempts.c.status == "running")
-            .values(status="lost", finished_at=self._clock.now())
-        )
+    def _lose_attempts(self, connection: sa.Connection, execution_id: str) -> int:
+        running = sa.and_(attempts.c.execution_id == execution_id, attempts.c.status == "running")
+        lost = attempts.update().where(running).values(status="lost", finished_at=self._clock.now())
+        return connection.execute(lost).rowcount
 
     def _live_with_key(self, connection: sa.Connection, task: TaskKey, dedupe_key: str | None) -> StoredExecution:
         live = executions.c.status.in_([str(Status.RUNNING), str(Status.WAITING), str(Status.SUCCEEDED)])

@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 
 from agent_pipelines.core.duration import Duration
+from agent_pipelines.core.errors import ErrorClass
 from agent_pipelines.core.execution import Status, Verdict
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.trigger import After
@@ -23,6 +24,7 @@ class Execution:
     resumptions: int = 0
     finished_at: int | None = DUE + 5
     error_message: str | None = None
+    error_class: ErrorClass | None = None
 
 
 def tick(verdict: Verdict | None, *, trigger: str = "cron", rehearsed: bool = False, resumptions: int | None = None) -> Tick:
@@ -95,3 +97,10 @@ def test_a_rehearsing_follower_has_its_own_logical_time() -> None:
 def test_an_execution_that_is_gone_from_the_record_is_said_to_be() -> None:
     decision = decide(after(True, "skip"), tick(Verdict.RAN), None, None, DUE + HOUR)
     assert (decision.step, decision.reason) == (Step.SKIP, "upstream's execution e is not in the record any more")
+
+
+def test_an_upstream_whose_outcome_is_unknown_is_not_repeated_by_itself() -> None:
+    lost = Execution(Status.FAILED, error_message="its process was lost", error_class=ErrorClass.UNKNOWN_OUTCOME)
+    decision = decide(after(True, "skip"), tick(Verdict.RAN), lost, None, DUE + HOUR)
+    assert decision.step is Step.SKIP
+    assert "outcome is unknown" in decision.reason

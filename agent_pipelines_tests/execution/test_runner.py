@@ -497,3 +497,24 @@ def test_a_cancellation_that_comes_while_a_success_is_written_leaves_the_success
     with hub.database.reading() as connection:
         (stored,) = hub.executions.list(connection)
     assert stored.status is Status.SUCCEEDED
+
+
+def test_a_follower_gets_the_result_of_the_tick_that_it_follows(hub: Hub, execute: Execute) -> None:
+    report = spec(name="report")
+    first = execute(ScriptedRuntime(["day one"]), spec=report, invocation=invocation(task="report"))
+    execute(ScriptedRuntime(["day two"]), spec=report, invocation=invocation(task="report"))
+    failed = execute(
+        ScriptedRuntime([RuntimeFailure(ErrorClass.AUTHENTICATION, "no")]), spec=report, invocation=invocation(task="report")
+    )
+    mail = spec(dependencies=["report"], prompt="{{ upstream.get('app/report', 'nothing') }}")
+    runtime = ScriptedRuntime(["sent"])
+    for followed in (first, failed):
+        request = invocation(trigger="after", origin="after")
+        with hub.database.transaction() as connection:
+            inputs = {"upstream_execution": followed.execution_id}
+            hub.ticks.claim(
+                connection, request.task_key, "after", request.occurrence, origin=request.origin, due_at=1, inputs=inputs
+            )
+        execute(runtime, spec=mail, invocation=request)
+    assert [seen.messages[-1].content for seen in runtime.seen] == ["day one", "nothing"]
+    assert runtime.seen[0].upstream_executions == {"app/report": first.execution_id}
