@@ -17,6 +17,7 @@ env: .venv/.made  ## build .venv from the lock
 	@$(PYTHON) -m venv .uv && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 .venv/.made: .uv/bin/uv pyproject.toml uv.lock
+	@echo "installing the locked packages into .venv"
 	@.uv/bin/uv sync --frozen --quiet --python $(PYTHON)
 	@touch $@
 
