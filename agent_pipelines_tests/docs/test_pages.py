@@ -17,6 +17,7 @@ def _connection(url: str) -> dict[str, str]:
     return {f"AGENT_PIPELINES_PG_{name}": str(value) for name, value in values.items()}
 
 
+@pytest.mark.timeout(300)  # many commands, on a machine that may be busy
 @pytest.mark.parametrize("page", FOLLOWED, ids=name)
 def test_page_works_as_written(page: Path, tmp_path: Path, commands: Path, request: pytest.FixtureRequest) -> None:
     variables = {} if page.name != "postgresql.md" else _connection(request.getfixturevalue("postgres_url"))

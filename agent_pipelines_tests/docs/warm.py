@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +28,8 @@ from dagster._core.storage.dagster_run import DagsterRunStatus, RunsFilter
 from dagster._core.utils import make_new_run_id
 from dagster._daemon.types import DaemonHeartbeat
 from dagster._utils.hosted_user_process import recon_job_from_origin
+from dagster.components.core import snapshot
+from dagster.components.core.load_defs import get_library_json_enriched_defs
 
 import agent_pipelines.definitions
 import agent_pipelines.engine.workspace  # noqa: F401
@@ -54,6 +56,9 @@ def client(path: Path) -> str:
 
 def serve(path: Path) -> NoReturn:
     """Run a process for each command that comes, for ever."""
+    # Dagster describes all types of components each time that it loads a project: most of what the processes would do.
+    snapshot.get_package_entry_snap = cache(snapshot.get_package_entry_snap)
+    get_library_json_enriched_defs(None)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
@@ -120,7 +125,7 @@ class _Asked:
         while os.getppid() == server and not (home / "stop").exists():
             for run in reversed(instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.QUEUED]))):
                 os.waitpid(_fork(partial(_execute, run)), 0)
-            time.sleep(0.05)
+            time.sleep(0.1)
 
 
 def _execute(run: dg.DagsterRun) -> None:
