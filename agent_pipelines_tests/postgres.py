@@ -55,8 +55,13 @@ class PostgresServer:
         try:
             subprocess.run([install / "bin" / "postgres", "--version"], check=True, capture_output=True, user=self._user)
         except PermissionError:
+            # The libraries lie beside the package, and the binaries look for them from where they are.
             self._directory.chmod(0o755)
-            return Path(shutil.copytree(install, self._directory / "install"))
+            package = install.parent
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.is_dir():
+                shutil.copytree(libraries, self._directory / libraries.name)
+            return Path(shutil.copytree(install, self._directory / package.name / install.name))
         return install
 
     def _run(self, program: str, *arguments: str) -> None:
