@@ -13,7 +13,7 @@ from agent_pipelines.components.agent import Agent
 from agent_pipelines.components.consistency import duplicates, problems_between, problems_within
 from agent_pipelines.components.problems import refuse
 from agent_pipelines.components.resource import agent_of_key
-from agent_pipelines.components.retention import KEPT_DAYS, retention_job, retention_schedule
+from agent_pipelines.components.retention import retention_job, retention_schedule
 from agent_pipelines.components.sensors import reconciler_sensor
 from agent_pipelines.components.task import AgentTask
 from agent_pipelines.core.errors import DefinitionError
@@ -21,11 +21,11 @@ from agent_pipelines.core.secrets import redactor
 from agent_pipelines.engine.project_tree import ProjectTree
 
 
-def definitions(path: Path | str, *, kept_days: int = KEPT_DAYS) -> dg.Definitions:
+def definitions(path: Path | str, *, kept_days: int | None = None) -> dg.Definitions:
     """Load the defs folder of the dg project that a path lies in, and check that its tasks fit together.
 
-    Adds what every project has: runs execute in one process, a sensor closes what a lost run left open, and a daily job removes
-    what is older than `kept_days`. Opens nothing.
+    Adds what every project has: runs execute in one process, a sensor closes what a lost run left open, and with
+    `kept_days` a daily job removes what is older. Opens nothing.
     Raises DefinitionError that names file, field and fix, for all problems found at once.
 
         @dg.definitions
@@ -41,12 +41,12 @@ def definitions(path: Path | str, *, kept_days: int = KEPT_DAYS) -> dg.Definitio
     further_agents = {name for key in loaded.resources or {} if (name := agent_of_key(key)) is not None}
     assets = _asset_keys(loaded.assets or ()) - {task.path for task in tasks}
     refuse(list(problems_between(tasks, agents, further_agents=further_agents, assets=assets)))
-    retention = retention_job()
+    retention = None if kept_days is None else retention_job()
     added = dg.Definitions(
         executor=dg.in_process_executor if loaded.executor is None else None,
         sensors=[reconciler_sensor()],
-        jobs=[retention],
-        schedules=[retention_schedule(retention, kept_days=kept_days)],
+        jobs=[] if retention is None else [retention],
+        schedules=[] if retention is None or kept_days is None else [retention_schedule(retention, kept_days=kept_days)],
     )
     return dg.Definitions.merge(loaded, added)
 
@@ -93,7 +93,7 @@ def _asset_keys(assets: Iterable[object]) -> set[str]:
 class _Module(ModuleType):
     """Makes `agent_pipelines.definitions(path)` work also where the name is bound to this module."""
 
-    def __call__(self, path: Path | str, *, kept_days: int = KEPT_DAYS) -> dg.Definitions:
+    def __call__(self, path: Path | str, *, kept_days: int | None = None) -> dg.Definitions:
         return definitions(path, kept_days=kept_days)
 
 
