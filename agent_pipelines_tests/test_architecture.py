@@ -39,6 +39,7 @@ FOREIGN = {
     "jinja2": {"context/templates.py"},
     "genai_prices": {"execution/pricing.py"},
     "cronsim": {"core/trigger.py", "engine/due.py"},
+    "holidays": {"core/calendar.py"},
     "psutil": {"engine", "runtimes", "cli"},
     "litellm": set[str](),
 }
@@ -102,7 +103,7 @@ def test_every_room_has_a_name_of_its_own() -> None:
 
 
 def test_core_uses_pydantic_and_pure_libraries_only() -> None:
-    allowed = {"pydantic", "pydantic_core", "jsonschema", "cronsim", "agent_pipelines"}
+    allowed = {"pydantic", "pydantic_core", "jsonschema", "cronsim", "holidays", "agent_pipelines"}
     import sys
 
     for path in (PACKAGE / "core").glob("*.py"):

@@ -215,7 +215,13 @@ class TaskSpec(BaseModel):
     risk: Literal["low", "medium", "high"] = Field(
         default="low", description="Risk class: what an execution can do to the world."
     )
-    priority: int = Field(default=0, ge=-100, le=100, description="Dagster run priority; higher goes first.")
+    lane: Literal["run", "burst"] = Field(
+        default="run",
+        description="`run`: each tick is a Dagster run of its own. `burst`: ticks share runs, for short and frequent tasks.",
+    )
+    priority: int = Field(
+        default=0, ge=-100, le=100, description="Higher goes first, among Dagster's runs and among the ticks of a burst."
+    )
     pool: str | None = Field(default=None, description="Dagster concurrency pool that executions of this task take a slot of.")
 
     owners: tuple[str, ...] = Field(default=(), description="E-mail addresses or `team:name`.", examples=[["team:data"]])
@@ -257,6 +263,8 @@ class TaskSpec(BaseModel):
             raise ValueError("checks: two have the same name; give each its own")
         if self.remember and not (self.output.is_json or self.output.schema_file):
             raise ValueError("remember: only a JSON output has fields; declare `output: {format: json}`")
+        if self.lane == "burst" and self.pool is not None:
+            raise ValueError("pool: Dagster's pools limit runs, and a burst is one run for many; use `lane: run`")
         if self.timeout.attempt > self.timeout.total:
             raise ValueError("timeout: `attempt` is longer than `total`; make it at most as long")
         return self

@@ -1,12 +1,13 @@
 """What makes a task due."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from agent_pipelines.core.calendar import Calendar
 from agent_pipelines.core.clock import Microseconds, to_microseconds
 from agent_pipelines.core.duration import Duration
 
@@ -56,46 +57,136 @@ def _zone(value: str) -> str:
     return value
 
 
-class Cron(TriggerBase):
-    """Due at the instants of a five-field cron expression, in a time zone."""
+class TimeTrigger(TriggerBase):
+    """What the triggers of time share: what happens to an instant that cannot be kept as it is."""
+
+    catch_up: Literal["none", "latest", "all"] = Field(
+        default="latest",
+        description="Which of several instants that passed unseen still run: `none`, the `latest` one, or `all`; "
+        "the others are `missed`.",
+    )
+    catch_up_within: Duration | None = Field(
+        default=None, description="An instant that passed longer ago than this is never caught up.", examples=["6h"]
+    )
+    overlap: Literal["skip", "queue", "parallel", "replace"] = Field(
+        default="skip",
+        description="When the trigger's previous tick is still at work: `skip` this one, `queue` it, run both in `parallel`, "
+        "or `replace` the old one, which is cancelled.",
+    )
+    queue_limit: int = Field(
+        default=100, ge=1, description="Ticks that `overlap: queue` keeps waiting; further ones are skipped."
+    )
+    jitter: Duration = Field(
+        default=Duration(0),
+        description="Each tick begins up to so much later than it is due, by a hash of task and instant.",
+        examples=["30s"],
+    )
+    spread: Duration = Field(
+        default=Duration(0),
+        description="All ticks begin later by one length below this, by a hash of the task: tasks due at once begin one by one.",
+        examples=["5m"],
+    )
+    starts_at: str | None = Field(
+        default=None,
+        description="First instant that can be due, ISO 8601 with UTC offset.",
+        examples=["2027-01-01T00:00:00+01:00"],
+    )
+    ends_at: str | None = Field(
+        default=None,
+        description="Last instant that can be due, ISO 8601 with UTC offset.",
+        examples=["2027-12-31T23:59:59+01:00"],
+    )
+    calendar: Calendar | None = Field(
+        default=None, description="Days on which the trigger runs; on all others its ticks are skipped."
+    )
+
+    @field_validator("starts_at", "ends_at")
+    @classmethod
+    def _bound_has_offset(cls, value: str | None) -> str | None:
+        if value is not None:
+            to_microseconds(datetime.fromisoformat(value))
+        return value
+
+    @property
+    def bounds(self) -> tuple[Microseconds | None, Microseconds | None]:
+        """`starts_at` and `ends_at`."""
+        first, last = (
+            None if value is None else to_microseconds(datetime.fromisoformat(value)) for value in (self.starts_at, self.ends_at)
+        )
+        return first, last
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        first, last = self.bounds
+        if first is not None and last is not None and last < first:
+            raise ValueError("ends_at: lies before `starts_at`, so the trigger would never fire")
+        return self
+
+
+class Cron(TimeTrigger):
+    """Due at the instants of a cron expression of five fields, or of six with seconds, in a time zone."""
 
     kind: Literal["cron"] = "cron"
-    cron: str = Field(description="Minute, hour, day of month, month, day of week.", examples=["0 6 * * mon-fri"])
+    cron: str = Field(
+        description="Minute, hour, day of month, month, day of week; with `seconds` a sixth field at the end that it names.",
+        examples=["0 6 * * mon-fri"],
+    )
+    seconds: Literal["first", "last"] | None = Field(
+        default=None,
+        description="Where the seconds of a six-field expression stand; systems differ, so it must be said.",
+        examples=["first"],
+    )
     timezone: str = Field(
         default="UTC", description="IANA name of the zone that the fields are read in.", examples=["Europe/Berlin"]
     )
 
     _valid_zone = field_validator("timezone")(_zone)
 
-    @field_validator("cron")
-    @classmethod
-    def _valid_cron(cls, value: str) -> str:
-        fields = value.split()
-        if len(fields) != 5:
-            raise ValueError(f"{value!r} has {len(fields)} fields; write five: minute hour day-of-month month day-of-week")
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The six fields, seconds first; the seconds of a five-field expression are `0`."""
+        written = self.cron.split()
+        if self.seconds is None:
+            return ("0", *written)
+        return tuple(written) if self.seconds == "first" else (written[-1], *written[:-1])
+
+    @model_validator(mode="after")
+    def _valid_cron(self) -> Self:
+        count = len(self.cron.split())
+        if count == 6 and self.seconds is None:
+            raise ValueError(
+                f"cron: {self.cron!r} has 6 fields; say with `seconds: first` or `seconds: last` which end the seconds stand at"
+            )
+        if count != (5 if self.seconds is None else 6):
+            wanted = "minute hour day-of-month month day-of-week" + (
+                "" if self.seconds is None else f", and seconds {self.seconds}"
+            )
+            raise ValueError(f"cron: {self.cron!r} has {count} fields; write {wanted}")
         try:
-            next(CronSim(value, datetime(2024, 1, 1, tzinfo=UTC)))
+            next(CronSim(" ".join(self.fields), datetime(2024, 1, 1, tzinfo=UTC)))
         except (CronSimError, StopIteration):
-            raise ValueError(f"{value!r} is not a cron expression that ever fires; an example that is: 0 6 * * mon-fri") from None
-        return value
+            raise ValueError(
+                f"cron: {self.cron!r} is not a cron expression that ever fires; an example that is: 0 6 * * mon-fri"
+            ) from None
+        return self
 
 
-class Interval(TriggerBase):
+class Interval(TimeTrigger):
     """Due again and again, a fixed time apart, counted from 1970-01-01T00:00:00Z plus `offset`."""
 
     kind: Literal["interval"] = "interval"
-    every: Duration = Field(description="Time between two due instants, a minute at least.", examples=["15m"])
+    every: Duration = Field(description="Time between two due instants, a second at least.", examples=["15m"])
     offset: Duration = Field(default=Duration(0), description="Shift of all due instants.", examples=["30s"])
 
     @field_validator("every")
     @classmethod
-    def _at_least_a_minute(cls, value: Duration) -> Duration:
-        if value < 60:
-            raise ValueError(f"every {value:g} s is below the minute that this version keeps; write 1m or more")
+    def _at_least_a_second(cls, value: Duration) -> Duration:
+        if value < 1:
+            raise ValueError(f"every {value:g} s is too short; write 1s or more")
         return value
 
 
-class At(TriggerBase):
+class At(TimeTrigger):
     """Due once, at an instant."""
 
     kind: Literal["at"] = "at"
@@ -158,3 +249,16 @@ Trigger = Annotated[Cron | Interval | At | Event | AssetUpdate | After, Field(di
 def trigger_name(trigger: Trigger) -> str:
     """The name under which a trigger's ticks are kept."""
     return trigger.name or trigger.kind
+
+
+def is_to_the_second(trigger: Trigger) -> bool:
+    """Whether a trigger can be due at another instant than a whole minute."""
+    match trigger:
+        case Cron():
+            return trigger.seconds is not None and trigger.fields[0] != "0"
+        case Interval():
+            return trigger.every % 60 != 0 or trigger.offset % 60 != 0
+        case At():
+            return trigger.due_at % 60_000_000 != 0
+        case _:
+            return False

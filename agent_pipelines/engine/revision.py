@@ -6,7 +6,22 @@ from agent_pipelines.core.task import canonical_json
 from agent_pipelines.core.trigger import Trigger
 
 # What changes without making anything else due.
-_NOT_OF_TIME = {"name", "enabled", "variables", "logical_time", "wait_at_most", "repair", "if_upstream_fails"}
+_NOT_OF_TIME = {
+    "name",
+    "enabled",
+    "variables",
+    "logical_time",
+    "wait_at_most",
+    "repair",
+    "if_upstream_fails",
+    "catch_up",
+    "catch_up_within",
+    "overlap",
+    "queue_limit",
+    "jitter",
+    "spread",
+    "calendar",
+}
 
 
 def revision_of(trigger: Trigger) -> str:

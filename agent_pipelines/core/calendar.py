@@ -1,0 +1,65 @@
+"""Days on which a trigger runs: holidays and working days of a country."""
+
+from collections.abc import Mapping
+from datetime import date
+from functools import lru_cache
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_WEEKEND = frozenset({5, 6})  # Saturday and Sunday, where the country's own are not known
+
+
+class Calendar(BaseModel):
+    """The holidays of a country, and which days of it are meant (library `holidays`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    country: str = Field(description="ISO 3166 code of the country.", examples=["DE"])
+    subdivision: str | None = Field(default=None, description="ISO 3166 code of a part of it.", examples=["BY"])
+    days: Literal["business_days", "not_holidays", "holidays"] = Field(
+        default="business_days",
+        description="`business_days` are neither weekend nor holiday, `not_holidays` may be weekend, `holidays` are nothing else.",
+    )
+    closed: tuple[date, ...] = Field(default=(), description="Further days that count as holidays.", examples=[["2027-05-14"]])
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        import holidays
+
+        supported: dict[str, list[str]] = holidays.list_supported_countries()
+        if self.country not in supported:
+            raise ValueError(f"country: {self.country!r} has no calendar; write an ISO 3166 code, as in DE")
+        if self.subdivision is not None and self.subdivision not in supported[self.country]:
+            known = ", ".join(supported[self.country]) or "none"
+            raise ValueError(f"subdivision: {self.subdivision!r} is not one of {self.country}; there is: {known}")
+        return self
+
+    def reason_not_to_run(self, day: date) -> str | None:
+        """Why a day is not meant; None if it is."""
+        named = "closed" if day in self.closed else _holidays(self.country, self.subdivision, day.year).get(day)
+        if self.days == "holidays":
+            return None if named else f"{day} is no holiday in {self._place}"
+        if named:
+            return f"{day} is a holiday in {self._place}: {named}"
+        if self.days == "business_days" and day.weekday() in _weekend(self.country, self.subdivision, day.year):
+            return f"{day} is a weekend day in {self._place}"
+        return None
+
+    @property
+    def _place(self) -> str:
+        return self.country if self.subdivision is None else f"{self.country}-{self.subdivision}"
+
+
+@lru_cache(maxsize=256)
+def _holidays(country: str, subdivision: str | None, year: int) -> Mapping[date, str]:
+    import holidays
+
+    return dict(holidays.country_holidays(country, subdiv=subdivision, years=year))
+
+
+@lru_cache(maxsize=256)
+def _weekend(country: str, subdivision: str | None, year: int) -> frozenset[int]:
+    import holidays
+
+    return frozenset(getattr(holidays.country_holidays(country, subdiv=subdivision, years=year), "weekend", _WEEKEND))
