@@ -7,8 +7,11 @@ from agent_pipelines.context.prompts import Prompts
 from agent_pipelines.context.sessions import Sessions
 from agent_pipelines.context.state import TaskState
 from agent_pipelines.core.clock import Clock, SystemClock
+from agent_pipelines.engine.bursts import Bursts
+from agent_pipelines.engine.daemons import Daemons
 from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.engine.ticks import Ticks
+from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.execution.runner import Runner
 from agent_pipelines.governance.audit import Audit
 from agent_pipelines.ledger.executions import Executions
@@ -39,6 +42,18 @@ class Hub:
     @cached_property
     def ticks(self) -> Ticks:
         return Ticks(self.clock)
+
+    @cached_property
+    def triggers(self) -> Triggers:
+        return Triggers(self.clock, self.ticks)
+
+    @cached_property
+    def bursts(self) -> Bursts:
+        return Bursts(self.clock)
+
+    @cached_property
+    def daemons(self) -> Daemons:
+        return Daemons(self.clock)
 
     @cached_property
     def inbox(self) -> Inbox:

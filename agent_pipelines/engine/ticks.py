@@ -1,10 +1,12 @@
 """The ledger of what was due: one row for each due instant or event of a trigger, one verdict for each row."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, JsonValue
+from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.execution import Verdict
@@ -21,8 +23,16 @@ Their occurrence is the id of that execution, or of the tick whose launch failed
 """
 
 
+Lane = Literal["run", "burst"]
+"""Whether a tick gets a run of its own or shares one with others."""
+
+
 class Tick(BaseModel):
-    """One due instant or event of one trigger."""
+    """One due instant or event of one trigger.
+
+    `begins_at` is when it is to begin, which jitter and spread move behind `due_at`. `waits_for` is the id of the tick that it is
+    queued behind. Without a `run_id` it waits for a run.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -37,8 +47,13 @@ class Tick(BaseModel):
     occurrence: str
     due_at: Microseconds
     logical_at: Microseconds
+    begins_at: Microseconds
     actor: str
     inputs: dict[str, JsonValue]
+    lane: Lane = "run"
+    priority: int = 0
+    spec_hash: str | None = None
+    waits_for: str | None = None
     claimed_at: Microseconds
     run_id: str | None
     verdict: Verdict | None
@@ -50,6 +65,34 @@ class Tick(BaseModel):
     def task_key(self) -> TaskKey:
         """Workspace, application, name."""
         return (self.workspace, self.application, self.task)
+
+    @property
+    def path(self) -> str:
+        """`application/task`."""
+        return f"{self.application}/{self.task}"
+
+
+@dataclass(frozen=True)
+class NewTick:
+    """A due instant on its way into the ledger; with a verdict if it is not to run."""
+
+    task: TaskKey
+    trigger: str
+    revision: str
+    due_at: Microseconds
+    logical_at: Microseconds
+    begins_at: Microseconds
+    lane: Lane
+    priority: int
+    spec_hash: str | None
+    inputs: Mapping[str, JsonValue]
+    verdict: Verdict | None = None
+    reason: str | None = None
+    waits_for: str | None = None
+    id: str = field(default_factory=new_id)
+
+
+_CLAIMED_AT_ONCE = 1_000
 
 
 class Ticks:
@@ -72,11 +115,15 @@ class Ticks:
         inputs: Mapping[str, JsonValue] | None = None,
         run_id: str | None = None,
         revision: str | None = None,
+        begins_at: Microseconds | None = None,
+        lane: Lane = "run",
+        priority: int = 0,
+        spec_hash: str | None = None,
     ) -> tuple[Tick, bool]:
         """Take a tick before anything is launched for it; returns it and whether this call was the first to claim it.
 
         `inputs` says why it is due: the event, the upstream tick, the variables. `revision` names the declaration of the
-        trigger that made it due.
+        trigger that made it due, `spec_hash` the specification that is to be executed where there is no declaration of it.
         """
         workspace, application, name = task
         row: dict[str, Any] = {
@@ -90,18 +137,104 @@ class Ticks:
             "occurrence": occurrence,
             "due_at": due_at,
             "logical_at": due_at if logical_at is None else logical_at,
+            "begins_at": due_at if begins_at is None else begins_at,
             "actor": actor,
             "inputs": dict(inputs or {}),
+            "lane": lane,
+            "priority": priority,
+            "spec_hash": spec_hash,
             "claimed_at": self._clock.now(),
             "run_id": run_id,
         }
         seq = insert_new(connection, ticks, row)
         if seq is not None:
-            undecided = {"verdict": None, "reason": None, "execution_id": None, "decided_at": None}
+            undecided = {"waits_for": None, "verdict": None, "reason": None, "execution_id": None, "decided_at": None}
             return Tick.model_validate({"seq": seq, **row, **undecided}), True
         tick = self.find(connection, task, trigger, occurrence)
         assert tick is not None
         return tick, False
+
+    def claim_many(self, connection: sa.Connection, new: Sequence[NewTick]) -> set[str]:
+        """Claim ticks of triggers of time, some with their verdict; returns the ids of those that nobody had claimed before."""
+        now = self._clock.now()
+        found: set[str] = set()
+        for start in range(0, len(new), _CLAIMED_AT_ONCE):
+            rows = [_row(each, now) for each in new[start : start + _CLAIMED_AT_ONCE]]
+            insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(ticks)
+            found |= set(connection.execute(insert.on_conflict_do_nothing().returning(ticks.c.id), rows).scalars())
+        return found
+
+    def take(
+        self,
+        connection: sa.Connection,
+        *,
+        lane: Lane,
+        until: Microseconds,
+        limit: int,
+        run_id: str | None = None,
+        workspace: str | None = None,
+    ) -> Sequence[Tick]:
+        """Give ticks that are to begin by an instant their run: one for all, or a new id for each.
+
+        Those of the highest priority first, then those that are due first; the order says nothing of who claimed when.
+        No tick is given to two that take at once.
+        """
+        free = [ticks.c.verdict.is_(None), ticks.c.lane == lane, ticks.c.run_id.is_(None), ticks.c.waits_for.is_(None)]
+        query = sa.select(ticks.c.seq).where(*free, ticks.c.begins_at <= until)
+        if workspace is not None:
+            query = query.where(ticks.c.workspace == workspace)
+        query = query.order_by(*_PRECEDENCE).limit(limit).with_for_update(skip_locked=True)
+        seqs = list(connection.execute(query).scalars())
+        if not seqs:
+            return []
+        runs = [{"its": seq, "run": run_id or new_id()} for seq in seqs]
+        connection.execute(ticks.update().where(ticks.c.seq == sa.bindparam("its")).values(run_id=sa.bindparam("run")), runs)
+        rows = connection.execute(sa.select(ticks).where(ticks.c.seq.in_(seqs)).order_by(*_PRECEDENCE)).mappings()
+        return [Tick.model_validate(row) for row in rows]
+
+    def give_back(self, connection: sa.Connection, run_id: str) -> int:
+        """Take ticks from a burst that will not work on them, so that another one does; returns how many."""
+        given = ticks.update().where(ticks.c.run_id == run_id, ticks.c.lane == "burst", ticks.c.verdict.is_(None))
+        return connection.execute(given.values(run_id=None)).rowcount
+
+    def withdraw(self, connection: sa.Connection, task: TaskKey, trigger: str, *, due_after: Microseconds, reason: str) -> int:
+        """Skip ticks that were claimed ahead and have no run yet; returns how many."""
+        ahead = (
+            _of(task),
+            ticks.c.trigger == trigger,
+            ticks.c.due_at > due_after,
+            ticks.c.run_id.is_(None),
+            ticks.c.verdict.is_(None),
+        )
+        skipped = {"verdict": str(Verdict.SKIPPED), "reason": reason, "decided_at": self._clock.now(), "waits_for": None}
+        return connection.execute(ticks.update().where(*ahead).values(**skipped)).rowcount
+
+    def waiting(self, connection: sa.Connection, *, limit: int = 5_000) -> Sequence[Tick]:
+        """Ticks that are queued behind another one, first due first."""
+        query = sa.select(ticks).where(ticks.c.verdict.is_(None), ticks.c.waits_for.is_not(None))
+        rows = connection.execute(query.order_by(ticks.c.due_at, ticks.c.seq).limit(limit)).mappings()
+        return [Tick.model_validate(row) for row in rows]
+
+    def go_ahead(self, connection: sa.Connection, waited_for: Sequence[str]) -> int:
+        """Let the ticks begin that were queued behind these; returns how many."""
+        behind = ticks.update().where(ticks.c.verdict.is_(None), ticks.c.waits_for.in_(waited_for))
+        return connection.execute(behind.values(waits_for=None)).rowcount if waited_for else 0
+
+    def by_ids(self, connection: sa.Connection, ids: Sequence[str]) -> Mapping[str, Tick]:
+        """Ticks by their ids."""
+        rows = connection.execute(sa.select(ticks).where(ticks.c.id.in_(ids))).mappings()
+        return {tick.id: tick for tick in map(Tick.model_validate, rows)}
+
+    def next_begin(self, connection: sa.Connection, *, lane: Lane) -> Microseconds | None:
+        """When the first tick is to begin that still waits for a run; None if there is none."""
+        free = (ticks.c.verdict.is_(None), ticks.c.lane == lane, ticks.c.run_id.is_(None), ticks.c.waits_for.is_(None))
+        return connection.execute(sa.select(sa.func.min(ticks.c.begins_at)).where(*free)).scalar()
+
+    def backlog(self, connection: sa.Connection, *, workspace: str, until: Microseconds) -> int:
+        """How many ticks are to begin by an instant and wait for a burst."""
+        free = (ticks.c.verdict.is_(None), ticks.c.lane == "burst", ticks.c.run_id.is_(None), ticks.c.waits_for.is_(None))
+        query = sa.select(sa.func.count()).where(*free, ticks.c.workspace == workspace, ticks.c.begins_at <= until)
+        return connection.execute(query).scalar_one()
 
     def find(self, connection: sa.Connection, task: TaskKey, trigger: str, occurrence: str) -> Tick | None:
         """The tick of an occurrence, None if it was never claimed."""
@@ -243,3 +376,41 @@ def _of(task: TaskKey) -> sa.ColumnElement[bool]:
 
 def _is(task: TaskKey, trigger: str, occurrence: str) -> sa.ColumnElement[bool]:
     return sa.and_(_of(task), ticks.c.trigger == trigger, ticks.c.occurrence == occurrence)
+
+
+_PRECEDENCE = (
+    ticks.c.priority.desc(),
+    ticks.c.begins_at,
+    ticks.c.due_at,
+    ticks.c.application,
+    ticks.c.task,
+    ticks.c.trigger,
+    ticks.c.occurrence,
+)
+
+
+def _row(new: NewTick, now: Microseconds) -> dict[str, Any]:
+    workspace, application, name = new.task
+    return {
+        "id": new.id,
+        "workspace": workspace,
+        "application": application,
+        "task": name,
+        "trigger": new.trigger,
+        "trigger_revision": new.revision,
+        "origin": str(Origin.SCHEDULE),
+        "occurrence": str(new.due_at),
+        "due_at": new.due_at,
+        "logical_at": new.logical_at,
+        "begins_at": new.begins_at,
+        "actor": "system",
+        "inputs": dict(new.inputs),
+        "lane": new.lane,
+        "priority": new.priority,
+        "spec_hash": new.spec_hash,
+        "waits_for": new.waits_for,
+        "claimed_at": now,
+        "verdict": None if new.verdict is None else str(new.verdict),
+        "reason": new.reason,
+        "decided_at": None if new.verdict is None else now,
+    }

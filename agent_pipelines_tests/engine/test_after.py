@@ -38,6 +38,7 @@ def tick(verdict: Verdict | None, *, trigger: str = "cron", rehearsed: bool = Fa
         origin=Origin.SCHEDULE,
         occurrence="o",
         due_at=DUE,
+        begins_at=DUE,
         logical_at=DUE - 900 * HOUR if rehearsed else DUE,
         actor="system",
         inputs={"resumptions": resumptions},

@@ -76,6 +76,15 @@ executions = sa.Table(
     sa.Index("ix_executions_run", "run_id"),
     sa.Index("ix_executions_created", "created_at"),
     sa.Index(
+        "ix_executions_live",
+        "workspace",
+        "application",
+        "task",
+        "trigger",
+        sqlite_where=sa.text("status IN ('running', 'waiting')"),
+        postgresql_where=sa.text("status IN ('running', 'waiting')"),
+    ),
+    sa.Index(
         "uq_executions_dedupe",
         "workspace",
         "application",

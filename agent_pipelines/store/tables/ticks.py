@@ -18,8 +18,13 @@ ticks = sa.Table(
     sa.Column("occurrence", sa.Text, nullable=False),
     sa.Column("due_at", Instant, nullable=False),
     sa.Column("logical_at", Instant, nullable=False),
+    sa.Column("begins_at", Instant, nullable=False, server_default="0"),
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("inputs", Json, nullable=False),
+    sa.Column("lane", sa.Text, nullable=False, server_default="run"),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("spec_hash", sa.Text),
+    sa.Column("waits_for", sa.Text),  # id of the tick that it is queued behind
     sa.Column("claimed_at", Instant, nullable=False),
     sa.Column("run_id", sa.Text),
     sa.Column("verdict", sa.Text),
@@ -45,6 +50,19 @@ ticks = sa.Table(
         "claimed_at",
         sqlite_where=sa.text("verdict IS NULL"),
         postgresql_where=sa.text("verdict IS NULL"),
+    ),
+    sa.Index(
+        "ix_ticks_burst",
+        "workspace",
+        "begins_at",
+        sqlite_where=sa.text("verdict IS NULL AND lane = 'burst' AND run_id IS NULL AND waits_for IS NULL"),
+        postgresql_where=sa.text("verdict IS NULL AND lane = 'burst' AND run_id IS NULL AND waits_for IS NULL"),
+    ),
+    sa.Index(
+        "ix_ticks_queued",
+        "waits_for",
+        sqlite_where=sa.text("verdict IS NULL AND waits_for IS NOT NULL"),
+        postgresql_where=sa.text("verdict IS NULL AND waits_for IS NOT NULL"),
     ),
 )
 

@@ -1,0 +1,58 @@
+"""Processes of ours that keep the time, as they say it themselves."""
+
+import os
+import socket
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict
+
+from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.store.insertion import insert_new
+from agent_pipelines.store.tables import daemons
+
+STALE = 15_000_000
+"""Microseconds after its last beat at which a daemon no longer counts as alive."""
+
+
+class StoredDaemon(BaseModel):
+    """A daemon; `role` is `leader` or `standby`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    role: str
+    host: str
+    pid: int
+    started_at: Microseconds
+    beat_at: Microseconds
+
+
+class Daemons:
+    """Writes and reads the daemons. All methods take part in the caller's transaction."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def beat(self, connection: sa.Connection, daemon_id: str, role: str) -> None:
+        """Note that a daemon lives; those that have been silent for a day are forgotten on the way."""
+        now = self._clock.now()
+        row = {"id": daemon_id, "role": role, "host": socket.gethostname(), "pid": os.getpid(), "started_at": now, "beat_at": now}
+        if insert_new(connection, daemons, row) is None:
+            connection.execute(daemons.update().where(daemons.c.id == daemon_id).values(role=role, beat_at=now))
+        else:
+            connection.execute(sa.delete(daemons).where(daemons.c.beat_at < now - 86_400_000_000))
+
+    def stop(self, connection: sa.Connection, daemon_id: str) -> None:
+        """Note that a daemon has ended."""
+        connection.execute(sa.delete(daemons).where(daemons.c.id == daemon_id))
+
+    def alive(self, connection: sa.Connection) -> Sequence[StoredDaemon]:
+        """Daemons that have said so lately, leaders first."""
+        query = sa.select(daemons).where(daemons.c.beat_at >= self._clock.now() - STALE)
+        rows = connection.execute(query.order_by(daemons.c.role, daemons.c.started_at)).mappings()
+        return [StoredDaemon.model_validate(row) for row in rows]
+
+    def keeps_time(self, connection: sa.Connection) -> bool:
+        """Whether a daemon of ours keeps the time just now."""
+        return any(daemon.role == "leader" for daemon in self.alive(connection))

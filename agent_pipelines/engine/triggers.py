@@ -1,0 +1,283 @@
+"""The triggers of all tasks: which are on, how far each has been looked at, and what they were before."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.core.task import TaskKey
+from agent_pipelines.core.trigger import Trigger, trigger_name
+from agent_pipelines.engine.due import next_due
+from agent_pipelines.engine.revision import revision_of
+from agent_pipelines.engine.ticks import Ticks
+from agent_pipelines.store.tables import trigger_history, triggers
+
+Source = Literal["declared", "registered"]
+State = Literal["on", "off", "paused", "removed"]
+
+
+class StoredTrigger(BaseModel):
+    """A trigger as it is now.
+
+    Everything due later than `since` and not later than `looked_until` has its tick. `next_due_at` is the first instant after
+    that; None while the trigger is not on, and for triggers that are not of time. `marks` are the positions of the others.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    seq: int
+    workspace: str
+    application: str
+    task: str
+    trigger: str
+    source: Source
+    definition: Annotated[Trigger, Field(discriminator="kind")]
+    revision: str
+    lane: Literal["run", "burst"]
+    priority: int
+    spec_hash: str | None
+    state: State
+    reason: str | None
+    since: Microseconds
+    looked_until: Microseconds
+    next_due_at: Microseconds | None
+    marks: dict[str, JsonValue]
+
+    @property
+    def task_key(self) -> TaskKey:
+        """Workspace, application, name."""
+        return (self.workspace, self.application, self.task)
+
+    @property
+    def path(self) -> str:
+        """`application/task`."""
+        return f"{self.application}/{self.task}"
+
+
+class HistoryEntry(BaseModel):
+    """What a trigger was from `effective_at` on, until the next entry of the same trigger."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    seq: int
+    workspace: str
+    application: str
+    task: str
+    trigger: str
+    source: Source
+    definition: Annotated[Trigger, Field(discriminator="kind")]
+    revision: str
+    state: State
+    reason: str | None
+    actor: str
+    effective_at: Microseconds
+    observed_at: Microseconds
+
+
+@dataclass(frozen=True)
+class Move:
+    """How far a trigger has been looked at now; `marks` of None stay as they are."""
+
+    trigger: StoredTrigger
+    looked_until: Microseconds
+    next_due_at: Microseconds | None
+    marks: Mapping[str, JsonValue] | None = None
+
+
+class Triggers:
+    """Writes and reads the triggers and their history. All methods take part in the caller's transaction."""
+
+    def __init__(self, clock: Clock, ticks: Ticks) -> None:
+        self._clock = clock
+        self._ticks = ticks
+
+    def put(
+        self,
+        connection: sa.Connection,
+        task: TaskKey,
+        trigger: Trigger,
+        *,
+        source: Source,
+        state: Literal["on", "off", "paused"],
+        actor: str,
+        lane: Literal["run", "burst"] = "run",
+        priority: int = 0,
+        spec_hash: str | None = None,
+        reason: str | None = None,
+    ) -> bool:
+        """Say what a trigger is from now on; returns whether that is another than before.
+
+        One that is new, newly on, or due at other instants than before looks ahead from now: nothing past is ever fired. What was
+        claimed ahead and is not at work yet is withdrawn.
+        """
+        now = self._clock.now()
+        known = self.get(connection, task, trigger_name(trigger), lock=True)
+        revision, definition = revision_of(trigger), trigger.model_dump(mode="json")
+        goes_on = known is not None and known.state == state == "on" and known.revision == revision
+        looked_until = known.looked_until if known is not None and goes_on else now
+        values: dict[str, Any] = {
+            "source": source,
+            "definition": definition,
+            "revision": revision,
+            "lane": lane,
+            "priority": priority,
+            "spec_hash": spec_hash,
+            "state": state,
+            "reason": reason,
+            "since": known.since if known is not None and goes_on else now,
+            "looked_until": looked_until,
+            "next_due_at": next_due(trigger, looked_until) if state == "on" else None,
+            "marks": known.marks if known is not None and goes_on else {},
+        }
+        if known is None:
+            connection.execute(triggers.insert(), {**_columns(task, trigger_name(trigger)), **values})
+        else:
+            if not goes_on:
+                why = f"withdrawn: the trigger was edited by {actor}" if state == "on" else f"withdrawn: {state} by {actor}"
+                self._ticks.withdraw(connection, task, trigger_name(trigger), due_after=now, reason=why)
+            same = {name: value for name, value in known.model_dump(mode="json").items() if name in values}
+            if same == values:
+                return False
+            connection.execute(triggers.update().where(triggers.c.seq == known.seq).values(**values))
+            described = ("source", "definition", "revision", "state", "reason")
+            if all(same[name] == values[name] for name in described):
+                return True
+        self._note(connection, task, trigger_name(trigger), values, actor, now)
+        return True
+
+    def remove(self, connection: sa.Connection, task: TaskKey, name: str, *, actor: str, reason: str | None = None) -> bool:
+        """A trigger is not declared any more; False if it was not there. Its history stays, and tells so."""
+        known = self.get(connection, task, name, lock=True)
+        if known is None or known.state == "removed":
+            return False
+        now = self._clock.now()
+        self._ticks.withdraw(connection, task, name, due_after=now, reason=f"withdrawn: removed by {actor}")
+        values = {"state": "removed", "reason": reason, "next_due_at": None}
+        connection.execute(triggers.update().where(triggers.c.seq == known.seq).values(**values))
+        told = {**known.model_dump(mode="json", include={"source", "definition", "revision"}), **values}
+        self._note(connection, task, name, told, actor, now)
+        return True
+
+    def get(self, connection: sa.Connection, task: TaskKey, name: str, *, lock: bool = False) -> StoredTrigger | None:
+        """A trigger by its name, removed or not."""
+        query = sa.select(triggers).where(*_is(task), triggers.c.trigger == name)
+        row = connection.execute(query.with_for_update() if lock else query).mappings().first()
+        return None if row is None else StoredTrigger.model_validate(row)
+
+    def list(
+        self,
+        connection: sa.Connection,
+        *,
+        workspace: str | None = None,
+        task: TaskKey | None = None,
+        source: Source | None = None,
+        kinds: Sequence[str] = (),
+        on_only: bool = False,
+        after: int = 0,
+        limit: int = 1_000_000,
+    ) -> Sequence[StoredTrigger]:
+        """Triggers that are not removed, in the order in which they came; `after` is the `seq` of the last one of a page."""
+        query = sa.select(triggers).where(triggers.c.state != "removed", triggers.c.seq > after)
+        if workspace is not None:
+            query = query.where(triggers.c.workspace == workspace)
+        if task is not None:
+            query = query.where(*_is(task))
+        if source is not None:
+            query = query.where(triggers.c.source == source)
+        if kinds:
+            query = query.where(triggers.c.definition["kind"].as_string().in_(kinds))
+        if on_only:
+            query = query.where(triggers.c.state == "on")
+        rows = connection.execute(query.order_by(triggers.c.seq).limit(limit)).mappings()
+        return [StoredTrigger.model_validate(row) for row in rows]
+
+    def due(
+        self, connection: sa.Connection, *, run_until: Microseconds, burst_until: Microseconds, limit: int = 2_000
+    ) -> Sequence[StoredTrigger]:
+        """Triggers that are due at an instant, which is one for those with runs of their own and one for those of bursts."""
+        is_due = sa.or_(
+            triggers.c.next_due_at <= min(run_until, burst_until),
+            sa.and_(triggers.c.lane == "burst", triggers.c.next_due_at <= burst_until),
+            sa.and_(triggers.c.lane == "run", triggers.c.next_due_at <= run_until),
+        )
+        query = sa.select(triggers).where(triggers.c.next_due_at <= max(run_until, burst_until), is_due)
+        rows = connection.execute(query.order_by(triggers.c.next_due_at, triggers.c.seq).limit(limit)).mappings()
+        return [StoredTrigger.model_validate(row) for row in rows]
+
+    def next_due_at(self, connection: sa.Connection, lane: Literal["run", "burst"]) -> Microseconds | None:
+        """The first instant at which any trigger of a lane is due."""
+        query = sa.select(sa.func.min(triggers.c.next_due_at)).where(triggers.c.next_due_at.is_not(None), triggers.c.lane == lane)
+        return connection.execute(query).scalar()
+
+    def advance(self, connection: sa.Connection, moves: Iterable[Move]) -> None:
+        """Note how far triggers have been looked at.
+
+        A trigger that was edited or moved by somebody else since it was read stays as it is: what is due is then found again,
+        and the unique key of the ticks keeps it from being claimed twice.
+        """
+        rows = [
+            {
+                "its": move.trigger.seq,
+                "was": move.trigger.looked_until,
+                "of": move.trigger.revision,
+                "until": move.looked_until,
+                "following": move.next_due_at,
+                "places": dict(move.trigger.marks if move.marks is None else move.marks),
+            }
+            for move in moves
+        ]
+        if rows:
+            connection.execute(_ADVANCE, rows)
+
+    def history(
+        self,
+        connection: sa.Connection,
+        *,
+        workspace: str | None = None,
+        task: TaskKey | None = None,
+        effective_to: Microseconds | None = None,
+    ) -> Sequence[HistoryEntry]:
+        """What triggers were, each with its entries in the order in which they took effect."""
+        h = trigger_history
+        query = sa.select(h)
+        if workspace is not None:
+            query = query.where(h.c.workspace == workspace)
+        if task is not None:
+            query = query.where(
+                *(h.c[name] == value for name, value in zip(("workspace", "application", "task"), task, strict=True))
+            )
+        if effective_to is not None:
+            query = query.where(h.c.effective_at < effective_to)
+        query = query.order_by(h.c.workspace, h.c.application, h.c.task, h.c.trigger, h.c.seq)
+        return [HistoryEntry.model_validate(row) for row in connection.execute(query).mappings()]
+
+    def _note(
+        self, connection: sa.Connection, task: TaskKey, name: str, values: Mapping[str, Any], actor: str, now: Microseconds
+    ) -> None:
+        told = {key: values[key] for key in ("source", "definition", "revision", "state", "reason")}
+        row = {**_columns(task, name), **told, "actor": actor, "effective_at": now, "observed_at": now}
+        connection.execute(trigger_history.insert(), row)
+
+
+_ADVANCE = (
+    triggers.update()
+    .where(
+        triggers.c.seq == sa.bindparam("its"),
+        triggers.c.looked_until == sa.bindparam("was"),
+        triggers.c.revision == sa.bindparam("of"),
+        triggers.c.state == "on",
+    )
+    .values(looked_until=sa.bindparam("until"), next_due_at=sa.bindparam("following"), marks=sa.bindparam("places"))
+)
+
+
+def _columns(task: TaskKey, name: str) -> dict[str, str]:
+    workspace, application, task_name = task
+    return {"workspace": workspace, "application": application, "task": task_name, "trigger": name}
+
+
+def _is(task: TaskKey) -> list[sa.ColumnElement[bool]]:
+    return [triggers.c[name] == value for name, value in zip(("workspace", "application", "task"), task, strict=True)]
