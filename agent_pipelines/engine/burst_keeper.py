@@ -1,26 +1,22 @@
 """Keeping enough bursts alive: as few as do the work, launched before it is due."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+from dagster import TextMetadataValue
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import AgentPipelinesError
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.secrets import redactor
-from agent_pipelines.engine.burst_settings import BurstSettings
+from agent_pipelines.engine.burst_settings import BURST, LANE_SENSOR, BurstSettings, burst_job_name
 from agent_pipelines.engine.bursts import Burst, Bursts
 from agent_pipelines.engine.gateway import DagsterGateway
 from agent_pipelines.engine.launch import tag
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.store.database import Connection, Database
-
-JOB = "agent_pipelines__burst__"
-"""What the name of a burst's job begins with; the workspace follows."""
-
-SENSOR = "agent_pipelines__bursts__"
-"""What the name of the sensor begins with that shows and switches the bursts of a workspace."""
 
 _log = logging.getLogger("agent_pipelines.bursts")
 
@@ -36,6 +32,14 @@ class Lane:
     workspace: str
     settings: BurstSettings
     is_on: bool
+
+    @classmethod
+    def of_sensor(cls, name: str, metadata: Mapping[str, object], *, is_on: bool) -> "Lane | None":
+        """Read a lane from its sensor; None if the sensor is another one."""
+        settings = metadata.get(BURST)
+        if not name.startswith(LANE_SENSOR) or not isinstance(settings, TextMetadataValue) or settings.text is None:
+            return None
+        return cls(name.removeprefix(LANE_SENSOR), BurstSettings.model_validate_json(settings.text), is_on)
 
 
 class BurstKeeper:
@@ -94,7 +98,7 @@ class BurstKeeper:
         with self._database.transaction() as connection:
             self._bursts.launch(connection, run_id, workspace)
         try:
-            self._gateway().start(f"{JOB}{workspace}", run_id, {tag("workspace"): workspace})
+            self._gateway().start(burst_job_name(workspace), run_id, {tag("workspace"): workspace})
         except AgentPipelinesError as error:
             self._not_before = now + _PAUSE
             _log.warning("no burst for workspace %s: %s", workspace, redactor.text(str(error)))

@@ -1,47 +1,49 @@
-"""How many bursts there may be, and how long one stays."""
+"""How many bursts of a workspace there are, and how each of them works."""
 
-from collections.abc import Mapping
-from typing import Any, Self
-
-from dagster import JsonMetadataValue
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from agent_pipelines.core.duration import Duration
 
-KEY = "agent_pipelines/burst"
-"""Key of the settings in the metadata of the sensor that shows the bursts of a workspace."""
+BURST = "agent_pipelines/burst"
+"""Metadata key of the sensor of a workspace's bursts, which has `BurstSettings` as JSON text; and the tag of their job."""
+
+LANE_SENSOR = "agent_pipelines__bursts__"
+"""Beginning of the name of the sensor that shows and switches a workspace's bursts."""
+
+BURST_JOB = "agent_pipelines__burst__"
+"""Beginning of the name of the job whose runs are a workspace's bursts."""
 
 
 class BurstSettings(BaseModel):
-    """Limits of the runs that work on many short tasks."""
+    """The bursts of each workspace of a project."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    runs: int = Field(default=2, ge=1, description="Bursts of a workspace at a time.")
-    in_flight: int = Field(default=100, ge=1, description="Executions at once, in all bursts of a workspace together.")
-    idle: Duration = Field(default=Duration(30), description="A burst that has nothing to do for so long ends.")
-    age: Duration = Field(default=Duration(600), description="A burst takes no further ticks after so long; another one does.")
-    ahead: Duration = Field(default=Duration(15), description="A burst is launched so long before something is due.")
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.runs > self.in_flight:
-            raise ValueError(f"runs: {self.runs} bursts cannot share {self.in_flight} executions; make `runs` at most `in_flight`")
-        if self.age <= 2 * self.ahead:
-            raise ValueError("age: a burst must live longer than twice the time that it is launched `ahead`")
-        return self
+    runs: int = Field(default=2, ge=1, description="Bursts of a workspace at a time; each is a process.")
+    in_flight: int = Field(
+        default=100, ge=1, description="Executions at once in all bursts of a workspace together; each burst has its share of it."
+    )
+    idle: Duration = Field(default=Duration(30), description="A burst without work ends after this time.", examples=["30s"])
+    age: Duration = Field(
+        default=Duration(600),
+        description="After this time a burst takes no further ticks, and ends with what it has begun.",
+        examples=["10m"],
+    )
+    ahead: Duration = Field(
+        default=Duration(15), description="A burst is launched so long before something is due.", examples=["15s"]
+    )
 
     @property
     def share(self) -> int:
         """Executions at once in one burst."""
-        return self.in_flight // self.runs
+        return max(1, self.in_flight // self.runs)
 
-    def metadata(self) -> dict[str, JsonMetadataValue]:
-        """As metadata of a sensor, for processes that do not load the project."""
-        return {KEY: JsonMetadataValue(self.model_dump(mode="json"))}
 
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> "BurstSettings | None":
-        """Read them back; None if the sensor is another one."""
-        value = metadata.get(KEY)
-        return cls.model_validate(value.data) if isinstance(value, JsonMetadataValue) else None
+def burst_job_name(workspace: str) -> str:
+    """The job whose runs are the bursts of a workspace."""
+    return f"{BURST_JOB}{workspace}"
+
+
+def lane_sensor_name(workspace: str) -> str:
+    """The sensor that shows and switches the bursts of a workspace."""
+    return f"{LANE_SENSOR}{workspace}"

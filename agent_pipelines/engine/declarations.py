@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dagster import DagsterInstance
@@ -11,6 +11,7 @@ from dagster._core.workspace.context import BaseWorkspaceRequestContext
 
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.core.trigger import Trigger, trigger_name
+from agent_pipelines.engine.burst_keeper import Lane
 from agent_pipelines.engine.declaration import DeclaredTask, DeclaredTriggers
 from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.store.database import Connection, Database
@@ -44,6 +45,7 @@ class Declarations:
         self._database = database
         self._triggers = triggers
         self._known: dict[TriggerKey, Declared] = {}
+        self._lanes: dict[str, Lane] = {}
         self._noted: dict[TriggerKey, object] = {}
         self._removed_unknown = False
         self._next_look = 0.0
@@ -52,6 +54,11 @@ class Declarations:
     def known(self) -> Mapping[TriggerKey, Declared]:
         """What is declared, as it was last seen."""
         return self._known
+
+    @property
+    def lanes(self) -> Sequence[Lane]:
+        """The bursts of the workspaces, as they were last seen."""
+        return list(self._lanes.values())
 
     def look(self, workspace: BaseWorkspaceRequestContext) -> int:
         """Compare the workspace with what is noted; returns the number of changes."""
@@ -62,10 +69,13 @@ class Declarations:
         found: dict[TriggerKey, Declared] = {}
         for repository in _repositories(workspace):
             for each in (*repository.get_schedules(), *repository.get_sensors()):
-                declared = DeclaredTriggers.from_metadata(_metadata(each))
+                metadata = _metadata(each)
+                is_on = each.get_current_instigator_state(states.get(each.selector_id)).is_running
+                if (lane := Lane.of_sensor(each.name, metadata, is_on=is_on)) is not None:
+                    self._lanes[lane.workspace] = lane
+                declared = DeclaredTriggers.from_metadata(metadata)
                 if declared is None:
                     continue
-                is_on = each.get_current_instigator_state(states.get(each.selector_id)).is_running
                 for trigger in declared.triggers:
                     found[declared.task.key, trigger_name(trigger)] = Declared(declared.task, trigger, is_on, each)
         is_complete = all(entry.code_location is not None for entry in workspace.get_code_location_entries().values())

@@ -68,7 +68,10 @@ class RunLane:
         return [
             tick
             for tick in waiting
-            if tick.lane == "run" and tick.run_id is not None and tick.begins_at < now - _FORGOTTEN and not gateway.exists(tick.run_id)
+            if tick.lane == "run"
+            and tick.run_id is not None
+            and tick.begins_at < now - _FORGOTTEN
+            and not gateway.exists(tick.run_id)
         ]
 
     def _launch(self, tick: Tick) -> None:
