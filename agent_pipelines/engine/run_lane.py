@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from agent_pipelines.core.clock import Clock, Microseconds
@@ -42,20 +42,22 @@ class RunLane:
         """Put the runs of ticks that are to begin now into Dagster's queue, in the background; returns how many."""
         now = self._clock.now()
         limit = _AT_ONCE - len(self._in_hand)
-        ready: list[Tick] = []
-        if limit > 0:
-            with self._database.transaction() as connection:
-                ready += self._ticks.take(connection, lane="run", until=now, limit=limit)
-        if now >= self._looked_for_forgotten + _LOOK_FOR_FORGOTTEN:
-            self._looked_for_forgotten = now
-            ready += self._forgotten(now)
-        for tick in ready:
-            with self._lock:
-                if tick.id in self._in_hand:
-                    continue
-                self._in_hand.add(tick.id)
-            self._pool.submit(self._launch, tick)
+        if limit <= 0:
+            return 0
+        with self._database.transaction() as connection:
+            ready = self._ticks.take(connection, lane="run", until=now, limit=limit)
+        self._hand_out(ready)
         return len(ready)
+
+    def look_after(self) -> int:
+        """Launch again, every ten seconds, what was given a run that never came; returns how many."""
+        now = self._clock.now()
+        if now < self._looked_for_forgotten + _LOOK_FOR_FORGOTTEN:
+            return 0
+        self._looked_for_forgotten = now
+        forgotten = self._forgotten(now)
+        self._hand_out(forgotten)
+        return len(forgotten)
 
     def close(self) -> None:
         """Finish what is in hand."""
@@ -65,14 +67,16 @@ class RunLane:
         with self._database.reading() as connection:
             waiting = self._ticks.open(connection, claimed_before=now - _FORGOTTEN)
         gateway = self._gateway()
-        return [
-            tick
-            for tick in waiting
-            if tick.lane == "run"
-            and tick.run_id is not None
-            and tick.begins_at < now - _FORGOTTEN
-            and not gateway.exists(tick.run_id)
-        ]
+        late = [tick for tick in waiting if tick.lane == "run" and tick.begins_at < now - _FORGOTTEN]
+        return [tick for tick in late if tick.run_id is not None and not gateway.exists(tick.run_id)]
+
+    def _hand_out(self, ready: Sequence[Tick]) -> None:
+        for tick in ready:
+            with self._lock:
+                if tick.id in self._in_hand:
+                    continue
+                self._in_hand.add(tick.id)
+            self._pool.submit(self._launch, tick)
 
     def _launch(self, tick: Tick) -> None:
         assert tick.run_id is not None
