@@ -4,6 +4,7 @@ A time is the number of seconds that the clock would have counted since it showe
 """
 
 import calendar
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from datetime import MAXYEAR, MINYEAR, UTC, date, datetime
@@ -16,6 +17,7 @@ from cronsim import CronSim
 _DAY = 86_400
 _EPOCH = date(1970, 1, 1).toordinal()
 _GIVE_UP = 50 * 12  # months without a day: any that come again do so within forty years
+_RANGE_OF_ONE = re.compile(r"\b(\w+)-\1/\d+")  # cronsim reads `5-5/2` as `5/2`: from 5 on
 _ANY_MOMENT = datetime(2024, 1, 1, tzinfo=UTC)  # cronsim only reads the fields; it does not count
 
 
@@ -23,6 +25,7 @@ class WallTimes:
     """The times of six cron fields, seconds first. Raises CronSimError for fields that cannot be read."""
 
     def __init__(self, fields: Sequence[str]) -> None:
+        fields = [_RANGE_OF_ONE.sub(r"\1", field) for field in fields]
         read = CronSim(" ".join(fields), _ANY_MOMENT)
         self._of_day = TimesOfDay(read.seconds, read.minutes, read.hours)
         self._days = _days(*fields[3:])
