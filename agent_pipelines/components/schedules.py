@@ -54,7 +54,9 @@ def _schedule(spec: TaskSpec, job_name: str, trigger: Cron | Interval, hub_of: H
     def evaluate(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         at, instance = to_microseconds(context.scheduled_execution_time), instance_of(context)
         hub = hub_of(instance)
-        reason = _not_for_dagster(hub, spec, trigger)
+        # Somebody may try out in the UI what will happen at another time.
+        is_tried_out = at > hub.clock.now() + _PROMPT
+        reason = None if is_tried_out else _not_for_dagster(hub, spec, trigger)
         yield _Evaluation(hub, instance, spec, trigger, lines, at).answer() if reason is None else dg.SkipReason(reason)
 
     return dg.ScheduleDefinition(
@@ -81,7 +83,8 @@ def _not_for_dagster(hub: Hub, spec: TaskSpec, trigger: Cron | Interval) -> str 
             return "a daemon of agent-pipelines keeps the time of this schedule"
     if spec.lane == "burst":
         return "needs `agent-pipelines up`: this task shares its runs with others (lane: burst)"
-    if is_to_the_second(trigger):
+    # An interval of minutes and some seconds is looked at each minute, and starts late; it loses nothing.
+    if trigger.every < 60 if isinstance(trigger, Interval) else is_to_the_second(trigger):
         return "needs `agent-pipelines up`: Dagster's own scheduler knows no seconds"
     return None
 
