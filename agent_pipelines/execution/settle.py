@@ -99,12 +99,13 @@ class Settler:
     def _finish(self, connection: Connection, work: Work, closed: StoredExecution, settled_from: Microseconds) -> None:
         now = self.clock.now()
         error = None if closed.error_class is None else str(closed.error_class)
-        work.trace.add("settle", settled_from, now, error=error)
-        work.trace.add(
+        trace = work.trace.copy()  # this may be done twice, see Database.write
+        trace.add("settle", settled_from, now, error=error)
+        trace.add(
             f"execute {closed.path}",
             work.started_at,
             now,
-            span_id=work.trace.root_id,
+            span_id=trace.root_id,
             error=error,
             attributes={
                 "agent_pipelines.execution_id": closed.id,
@@ -115,7 +116,7 @@ class Settler:
                 "agent_pipelines.prompt_version": closed.prompt_version,
             },
         )
-        self.ledger.spans.append(connection, closed.id, work.trace.spans)
+        self.ledger.spans.append(connection, closed.id, trace.spans)
         self.ledger.outbox.put(
             connection,
             closed.task_key,

@@ -12,6 +12,8 @@ from agent_pipelines.core.errors import AgentPipelinesError
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import events, executions
 
+_APPEND = events.insert()
+
 
 class Entry(BaseModel):
     """One event of one attempt; `seq` counts within the execution, from 1."""
@@ -40,7 +42,7 @@ class Journal:
         if not entries:
             return
         try:
-            connection.execute(events.insert(), [{"execution_id": execution_id, **entry.model_dump()} for entry in entries])
+            connection.execute(_APPEND, [{"execution_id": execution_id, **entry.model_dump()} for entry in entries])
         except IntegrityError as error:
             if "foreign key" in str(error.orig).lower():
                 raise

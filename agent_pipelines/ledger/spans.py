@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Literal
 
 import sqlalchemy as sa
@@ -9,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.store.tables import spans
+
+_APPEND = spans.insert()
 
 
 class Span(BaseModel):
@@ -43,6 +46,12 @@ class Trace:
         self.trace_id = trace_id
         self.root_id = new_span_id()
         self.spans: list[Span] = []
+
+    def copy(self) -> "Trace":
+        """The same trace, to which spans can be added apart."""
+        copied = copy(self)
+        copied.spans = list(self.spans)
+        return copied
 
     def add(
         self,
@@ -80,7 +89,7 @@ class Spans:
     def append(self, connection: sa.Connection, execution_id: str, new: Sequence[Span]) -> None:
         """Record finished spans."""
         if new:
-            connection.execute(spans.insert(), [{"execution_id": execution_id, **span.model_dump()} for span in new])
+            connection.execute(_APPEND, [{"execution_id": execution_id, **span.model_dump()} for span in new])
 
     def read(self, connection: sa.Connection, execution_id: str) -> Sequence[Span]:
         """The spans of an execution by their start."""

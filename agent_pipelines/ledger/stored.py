@@ -146,9 +146,9 @@ class StoredAttempt(BaseModel):
         return Usage(**{name: getattr(self, name) for name in Usage.model_fields})
 
 
-def total_usage(tries: Sequence[StoredAttempt]) -> Usage:
-    """What attempts spent together; the cost is unknown if that of one is."""
-    total = sum((attempt.usage for attempt in tries), start=Usage())
-    unpriced = any(attempt.usage.total_tokens and attempt.cost_usd is None for attempt in tries)
+def total_usage(spent: Sequence[Usage]) -> Usage:
+    """What several spent together; the cost is unknown if that of one is."""
+    total = sum(spent, start=Usage())
+    unpriced = any(usage.total_tokens and usage.cost_usd is None for usage in spent)
     # A sum of the known prices only would look like a total and be too low.
     return total.model_copy(update={"cost_usd": None}) if unpriced else total
