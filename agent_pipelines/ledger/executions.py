@@ -17,7 +17,7 @@ from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.ledger import search
 from agent_pipelines.ledger.recordable import recordable, recordable_text
-from agent_pipelines.ledger.stored import StoredAttempt, StoredExecution, total_usage
+from agent_pipelines.ledger.stored import StoredAttempt, StoredExecution
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import attempts, executions
 from agent_pipelines.store.tables.base import one_of
@@ -34,16 +34,37 @@ class Admission:
 _NOTHING_YET: dict[str, None] = dict.fromkeys(executions.c.keys())
 
 # Statements of every execution, made once: to put one together takes SQLAlchemy longer than to run it.
-_OF = sa.bindparam("of")
+_OF = sa.bindparam("of", type_=sa.Text)
 _CHANGE = executions.update().where(executions.c.id == _OF)
 _CHANGE_RETURNING = _CHANGE.returning(*executions.c)
+
+_USAGE = tuple(Usage.model_fields)
+_TOKENS = sa.func.coalesce(attempts.c.input_tokens, 0) + sa.func.coalesce(attempts.c.output_tokens, 0)
+_UNPRICED = attempts.c.cost_usd.is_(None) & (_TOKENS > 0)
+_SPENT = (
+    sa.select(
+        _OF.label("execution_id"),
+        *(sa.func.sum(attempts.c[name]).label(name) for name in _USAGE),
+        sa.func.count(sa.case((_UNPRICED, 1))).label("unpriced"),
+    )
+    .where(attempts.c.execution_id == _OF)
+    .subquery("spent")
+)
 _CLOSE = _CHANGE_RETURNING.where(
+    executions.c.id == _SPENT.c.execution_id,
     sa.text(one_of("status", (Status.RUNNING, Status.WAITING))),
-    executions.c.run_id == sa.func.coalesce(sa.bindparam("of_run"), executions.c.run_id),
+    executions.c.run_id == sa.func.coalesce(sa.bindparam("of_run", type_=sa.Text), executions.c.run_id),
+).values(
+    {
+        **{name: _SPENT.c[name] for name in _USAGE},
+        # A sum of the known prices only would look like a total and be too low.
+        "cost_usd": sa.case((_SPENT.c.unpriced == 0, _SPENT.c.cost_usd)),
+    }
 )
 _START_ATTEMPT = attempts.insert()
-_CHANGE_ATTEMPT = attempts.update().where(attempts.c.execution_id == _OF, attempts.c.number == sa.bindparam("of_number"))
-_SPENT = sa.select(*(attempts.c[name] for name in Usage.model_fields)).where(attempts.c.execution_id == _OF)
+_FINISH_ATTEMPT = attempts.update().where(
+    attempts.c.execution_id == _OF, attempts.c.number == sa.bindparam("of_number"), sa.text("status = 'running'")
+)
 _INDEX = sa.text(
     "INSERT INTO execution_texts (seq, facets, body) VALUES (:seq, :facets, :body) "
     "ON CONFLICT (seq) DO UPDATE SET facets = excluded.facets, body = excluded.body"
@@ -148,7 +169,7 @@ class Executions:
         retry_decision: str | None = None,
         retry_delay: float | None = None,
     ) -> None:
-        """Record how a try ended; `retry_delay` is in seconds."""
+        """Record how a try ended, unless it has ended before; `retry_delay` is in seconds."""
         values: dict[str, Any] = {
             "status": status,
             "finished_at": self._clock.now(),
@@ -160,7 +181,7 @@ class Executions:
             **usage.model_dump(),
             **_error_columns(error),
         }
-        connection.execute(_CHANGE_ATTEMPT, {"of": execution_id, "of_number": number, **values})
+        connection.execute(_FINISH_ATTEMPT, {"of": execution_id, "of_number": number, **values})
 
     def close(
         self,
@@ -193,7 +214,6 @@ class Executions:
             output=recordable(output),
             checks=[check.model_dump(mode="json") for check in checks] or None,
             reason=reason,
-            **total_usage([Usage(**row) for row in connection.execute(_SPENT, {"of": execution_id}).mappings()]).model_dump(),
             **_error_columns(error),
         )
         self._index(connection, closed)

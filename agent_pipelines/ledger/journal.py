@@ -9,10 +9,8 @@ from sqlalchemy.exc import IntegrityError
 
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.errors import AgentPipelinesError
-from agent_pipelines.store.insertion import insert_new
+from agent_pipelines.store.insertion import insert_all, insert_new
 from agent_pipelines.store.tables import events, executions
-
-_APPEND = events.insert()
 
 
 class Entry(BaseModel):
@@ -42,7 +40,7 @@ class Journal:
         if not entries:
             return
         try:
-            connection.execute(_APPEND, [{"execution_id": execution_id, **entry.model_dump()} for entry in entries])
+            insert_all(connection, events, [{"execution_id": execution_id, **entry.model_dump()} for entry in entries])
         except IntegrityError as error:
             if "foreign key" in str(error.orig).lower():
                 raise
