@@ -248,7 +248,7 @@ class Ticks:
 
     def find(self, connection: sa.Connection, task: TaskKey, trigger: str, occurrence: str) -> Tick | None:
         """The tick of an occurrence, None if it was never claimed."""
-        row = connection.execute(sa.select(ticks).where(_is(task, trigger, occurrence))).mappings().first()
+        row = connection.execute(_FIND, _tick(task, trigger, occurrence)).mappings().first()
         return None if row is None else Tick.model_validate(row)
 
     def decide(
@@ -267,10 +267,7 @@ class Ticks:
         values = {"verdict": str(verdict), "reason": reason, "execution_id": execution_id, "decided_at": self._clock.now()}
         if run_id is not None:
             values["run_id"] = run_id
-        done = connection.execute(
-            ticks.update().where(_is(task, trigger, occurrence), ticks.c.verdict.is_(None)).values(**values)
-        )
-        return done.rowcount == 1
+        return connection.execute(_DECIDE, {**_tick(task, trigger, occurrence), **values}).rowcount == 1
 
     def open(
         self,
@@ -384,10 +381,6 @@ def _of(task: TaskKey) -> sa.ColumnElement[bool]:
     return sa.and_(ticks.c.workspace == workspace, ticks.c.application == application, ticks.c.task == name)
 
 
-def _is(task: TaskKey, trigger: str, occurrence: str) -> sa.ColumnElement[bool]:
-    return sa.and_(_of(task), ticks.c.trigger == trigger, ticks.c.occurrence == occurrence)
-
-
 _PRECEDENCE = (
     ticks.c.priority.desc(),
     ticks.c.begins_at,
@@ -424,3 +417,14 @@ def _row(new: NewTick, now: Microseconds) -> dict[str, Any]:
         "reason": new.reason,
         "decided_at": None if new.verdict is None else now,
     }
+
+
+def _tick(task: TaskKey, trigger: str, occurrence: str) -> dict[str, str]:
+    return dict(zip(_TICK, (*task, trigger, occurrence), strict=True))
+
+
+# Made once: to put a statement together takes SQLAlchemy longer than to run it.
+_TICK = ("of_workspace", "of_application", "of_task", "of_trigger", "of_occurrence")
+_IS = sa.and_(*(ticks.c[name.removeprefix("of_")] == sa.bindparam(name) for name in _TICK))
+_FIND = sa.select(ticks).where(_IS)
+_DECIDE = ticks.update().where(_IS, ticks.c.verdict.is_(None))
