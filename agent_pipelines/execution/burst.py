@@ -1,7 +1,7 @@
 """A burst: many ticks executed together, on one event loop."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -79,7 +79,7 @@ class BurstWorker:
         self._run = run
         self._workspace = workspace
         self._settings = settings
-        self._intake = Intake(nouns, run.run_id, workspace, declared)
+        self.intake = Intake(nouns, run.run_id, workspace, declared)
         self._tell = tell
         self._waiting: list[Prepared] = []
         self._running: dict[asyncio.Task[None], Prepared] = {}
@@ -91,9 +91,18 @@ class BurstWorker:
         self.failed = 0
 
     @property
+    def run_id(self) -> str:
+        """The Dagster run that the burst is."""
+        return self._run.run_id
+
+    @property
     def in_flight(self) -> int:
         """Executions that have begun and not ended."""
         return len(self._running)
+
+    def put(self, prepared: Iterable[Prepared]) -> None:
+        """Have ticks executed that were taken already."""
+        self._waiting += prepared
 
     async def work(self) -> None:
         """Execute ticks until there are none for a while, or until the burst is old enough.
@@ -125,7 +134,7 @@ class BurstWorker:
                     await self._beat()
                     next_beat = self._clock.now() + _microseconds(_BEAT)
                 self._begin()
-                if self._waiting or self._running or self._broken:
+                if self._has_more or self._is_busy:
                     idle_since = self._clock.now()
                 if not is_closing and await self._is_enough(opened, idle_since):
                     await self._write(lambda c: self._nouns.bursts.closing(c, self._run.run_id))
@@ -136,9 +145,13 @@ class BurstWorker:
                 if self._clock.now() - well_at > _microseconds(_PATIENCE):
                     raise
                 next_look = next_beat = self._clock.now() + _SECOND
-            if is_closing and not (self._waiting or self._running or self._broken):
+            if is_closing and not self._is_busy:
                 return
             await self._rest(min([next_beat if is_closing else min(next_look, next_beat), *self._beginnings()]))
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._waiting or self._running or self._broken)
 
     async def _take(self) -> bool:
         """Take as many ticks as there are free places; whether there were any."""
@@ -147,15 +160,15 @@ class BurstWorker:
             return True
         until = self._clock.now() + AHEAD
         if not self._has_more:
-            first = await self._intake.next_begin()
+            first = await self.intake.next_begin()
             if first is None or first > until:
                 return False
         self._has_more = False
-        prepared, refused = await self._intake.take(until, room)
+        prepared, refused = await self.intake.take(until, room)
         self._has_more = len(prepared) + len(refused) == room
         for each in refused:
             self._note(Ended(each.tick, None, None, each.reason))
-        self._waiting += prepared
+        self.put(prepared)
         return bool(prepared or refused)
 
     def _begin(self) -> None:
@@ -267,7 +280,7 @@ class BurstWorker:
         now = self._clock.now()
         if now - opened >= _microseconds(self._settings.age):
             return True
-        if now - idle_since < _microseconds(self._settings.idle):
+        if self._is_busy or self._has_more or now - idle_since < _microseconds(self._settings.idle):
             return False
         # A burst that ends just before something is due would have to be replaced at once.
         workspace = self._workspace
@@ -313,7 +326,7 @@ class BurstWorker:
             await self._write(end)
         except StorageError:
             pass
-        await self._intake.close()
+        await self.intake.close()
 
     async def _write(self, operation: Callable[[Connection], None]) -> None:
         await self._nouns.database.write(operation)
