@@ -70,6 +70,11 @@ class Inbox:
         row = connection.execute(sa.select(inbox).where(inbox.c.id == event_id)).mappings().first()
         return None if row is None else InboxEvent.model_validate(row)
 
+    def by_ids(self, connection: sa.Connection, event_ids: Sequence[str]) -> Mapping[str, InboxEvent]:
+        """Events by their ids; those that are not there are left out."""
+        rows = connection.execute(sa.select(inbox).where(inbox.c.id.in_(event_ids))).mappings()
+        return {event.id: event for event in map(InboxEvent.model_validate, rows)}
+
     def list(
         self,
         connection: sa.Connection,

@@ -1,6 +1,6 @@
 """The ledger of what was due: one row for each due instant or event of a trigger, one verdict for each row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -192,9 +192,14 @@ class Ticks:
         rows = connection.execute(sa.select(ticks).where(ticks.c.seq.in_(seqs)).order_by(*_PRECEDENCE)).mappings()
         return [Tick.model_validate(row) for row in rows]
 
-    def give_back(self, connection: sa.Connection, run_id: str) -> int:
-        """Take ticks from a burst that will not work on them, so that another one does; returns how many."""
+    def give_back(self, connection: sa.Connection, run_id: str, *, but: Collection[str] = ()) -> int:
+        """Take ticks from a burst that will not work on them, so that another one does; returns how many.
+
+        `but` are the ids of those that it keeps.
+        """
         given = ticks.update().where(ticks.c.run_id == run_id, ticks.c.lane == "burst", ticks.c.verdict.is_(None))
+        if but:
+            given = given.where(ticks.c.id.not_in(but))
         return connection.execute(given.values(run_id=None)).rowcount
 
     def withdraw(self, connection: sa.Connection, task: TaskKey, trigger: str, *, due_after: Microseconds, reason: str) -> int:
@@ -235,10 +240,11 @@ class Ticks:
         rows = connection.execute(sa.select(ticks).where(ticks.c.id.in_(ids))).mappings()
         return {tick.id: tick for tick in map(Tick.model_validate, rows)}
 
-    def next_begin(self, connection: sa.Connection, *, lane: Lane) -> Microseconds | None:
+    def next_begin(self, connection: sa.Connection, *, lane: Lane, workspace: str | None = None) -> Microseconds | None:
         """When the first tick is to begin that still waits for a run; None if there is none."""
         free = (ticks.c.verdict.is_(None), ticks.c.lane == lane, ticks.c.run_id.is_(None), ticks.c.waits_for.is_(None))
-        return connection.execute(sa.select(sa.func.min(ticks.c.begins_at)).where(*free)).scalar()
+        query = sa.select(sa.func.min(ticks.c.begins_at)).where(*free)
+        return connection.execute(query if workspace is None else query.where(ticks.c.workspace == workspace)).scalar()
 
     def backlog(self, connection: sa.Connection, *, workspace: str, until: Microseconds) -> int:
         """How many ticks are to begin by an instant and wait for a burst."""

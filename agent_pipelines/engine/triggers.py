@@ -211,10 +211,12 @@ class Triggers:
         rows = connection.execute(query.order_by(triggers.c.next_due_at, triggers.c.seq).limit(limit)).mappings()
         return [StoredTrigger.model_validate(row) for row in rows]
 
-    def next_due_at(self, connection: sa.Connection, lane: Literal["run", "burst"]) -> Microseconds | None:
+    def next_due_at(
+        self, connection: sa.Connection, lane: Literal["run", "burst"], *, workspace: str | None = None
+    ) -> Microseconds | None:
         """The first instant at which any trigger of a lane is due."""
         query = sa.select(sa.func.min(triggers.c.next_due_at)).where(triggers.c.next_due_at.is_not(None), triggers.c.lane == lane)
-        return connection.execute(query).scalar()
+        return connection.execute(query if workspace is None else query.where(triggers.c.workspace == workspace)).scalar()
 
     def advance(self, connection: sa.Connection, moves: Iterable[Move]) -> None:
         """Note how far triggers have been looked at.

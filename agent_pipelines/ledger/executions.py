@@ -1,6 +1,6 @@
 """The record of executions and their attempts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -267,6 +267,23 @@ class Executions:
     def of_run(self, connection: sa.Connection, run_id: str, task: TaskKey) -> StoredExecution | None:
         """The newest execution of a task that a Dagster run admitted or resumed."""
         return self._first(connection, executions.c.run_id == run_id, _of_task(task))
+
+    def of_key(self, connection: sa.Connection, idempotency_key: str) -> StoredExecution | None:
+        """The execution of an invocation, by its key."""
+        return self._first(connection, executions.c.idempotency_key == idempotency_key)
+
+    def not_for(self, connection: sa.Connection, run_id: str, idempotency_keys: Collection[str]) -> set[str]:
+        """Those of the invocations, by key, that a run has no more to do with: closed by somebody, or another run's."""
+        ended = executions.c.status.in_([str(Status.CANCELLED), str(Status.FAILED)])
+        elsewhere = sa.or_(executions.c.run_id != run_id, ended)
+        query = sa.select(executions.c.idempotency_key).where(executions.c.idempotency_key.in_(idempotency_keys), elsewhere)
+        return set(connection.execute(query).scalars())
+
+    def abandon(self, connection: sa.Connection, run_id: str, reason: str) -> int:
+        """Close what a run has admitted and will not work on any more, as cancelled; returns how many."""
+        live = executions.c.status == str(Status.RUNNING)
+        left = connection.execute(sa.select(executions.c.id).where(executions.c.run_id == run_id, live)).scalars().all()
+        return sum(self.cancel(connection, execution_id, reason) for execution_id in left)
 
     def latest_success(self, connection: sa.Connection, task: TaskKey) -> StoredExecution | None:
         """The newest execution of a task that succeeded."""

@@ -1,6 +1,6 @@
 """The specifications that tasks ran with, by the hash of their content."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
@@ -47,6 +47,11 @@ class TaskSpecs:
         """The specification of a hash."""
         found = connection.execute(sa.select(task_specs.c.spec).where(task_specs.c.spec_hash == spec_hash)).scalar()
         return None if found is None else TaskSpec.model_validate(found)
+
+    def by_hashes(self, connection: sa.Connection, hashes: Collection[str]) -> Mapping[str, TaskSpec]:
+        """Specifications by their hashes; those that are not kept are left out."""
+        query = sa.select(task_specs.c.spec_hash, task_specs.c.spec).where(task_specs.c.spec_hash.in_(hashes))
+        return {spec_hash: TaskSpec.model_validate(spec) for spec_hash, spec in connection.execute(query).tuples()}
 
     def history(self, connection: sa.Connection, task: TaskKey) -> Sequence[tuple[str, int]]:
         """Hashes of a task's specifications and when each was first used, newest first."""
