@@ -21,7 +21,6 @@ Channel = Literal["stable", "canary", "holdback"]
 GIT = "git"
 """The actor of what a changed file does."""
 
-
 # What every execution asks, made once: to put a statement together takes SQLAlchemy longer than to run it.
 _TASK = ("workspace", "application", "task")
 

@@ -1,4 +1,4 @@
-"""The second stage: what the agent is given, and that it is given it."""
+"""The second stage: what the agent is given."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
