@@ -21,6 +21,7 @@ from agent_pipelines.engine.rhythm import EVERY_MINUTE, cron_lines
 from agent_pipelines.engine.switches import switched_on_at
 from agent_pipelines.engine.ticks import Tick
 from agent_pipelines.hub import Hub
+from agent_pipelines.insight.triggers import remarks
 from agent_pipelines.store.database import Connection
 
 HubOf = Callable[[dg.DagsterInstance], Hub]
@@ -191,8 +192,9 @@ def _described(spec: TaskSpec, trigger: Cron | Interval, lines: Sequence[str]) -
     parts = [f"Starts {spec.path}: {when}."]
     if tuple(lines) == EVERY_MINUTE and not (isinstance(trigger, Cron) and trigger.cron == EVERY_MINUTE[0]):
         parts.append("Dagster cannot say this as a cron expression: it looks each minute, and starts up to a minute late.")
-    elif isinstance(trigger, Cron) and tuple(lines) != (trigger.cron,):
+    elif isinstance(trigger, Cron) and tuple(lines) != (" ".join(trigger.fields[1:]),):
         parts.append(f"Dagster cannot read this expression: it looks at `{lines[0]}` and skips the days that are not meant.")
     if trigger.logical_time is not None:
         parts.append(f"A rehearsal: every tick works on {trigger.logical_time}.")
+    parts.extend(remarks(spec, trigger))
     return "\n\n".join(parts)

@@ -321,7 +321,7 @@ def is_to_the_second(trigger: Trigger) -> bool:
     """Whether a trigger can be due at another instant than a whole minute."""
     match trigger:
         case Cron():
-            return trigger.seconds is not None and trigger.fields[0] != "0"
+            return set(trigger.fields[0]) != {"0"}
         case Interval():
             return trigger.every % 60 != 0 or trigger.offset % 60 != 0
         case At():

@@ -19,6 +19,7 @@ _EPOCH = date(1970, 1, 1).toordinal()
 _2024 = date(2024, 1, 1).toordinal() - _EPOCH
 _GIVE_UP = 50 * 12  # months without a day: any that come again do so within forty years
 _RANGE_OF_ONE = re.compile(r"\b(\w+)-\1/\d+")  # cronsim reads `5-5/2` as `5/2`: from 5 on
+_FIFTY_YEARS = 50 * 366
 _ANY_MOMENT = datetime(2024, 1, 1, tzinfo=UTC)  # cronsim only reads the fields; it does not count
 
 
@@ -33,7 +34,7 @@ class WallTimes:
 
     @cached_property
     def shortest_gap(self) -> int:
-        """The shortest time between two that follow each other."""
+        """The shortest time between two that follow each other; fifty years if no two do."""
         over_night = self._days.shortest_gap * _DAY - (self._of_day[-1] - self._of_day[0])
         return min(self._of_day.shortest_gap, over_night)
 
@@ -64,8 +65,8 @@ class Days:
 
     @cached_property
     def shortest_gap(self) -> int:
-        """The fewest days from one to the next, in a leap year and the years after it."""
-        return min((right - left for left, right in pairwise(islice(self.on_and_after(_2024), 1_500))), default=50 * 366)
+        """The fewest days from one to the next, in the years from 2024 on."""
+        return min((right - left for left, right in pairwise(islice(self.on_and_after(_2024), 1_500))), default=_FIFTY_YEARS)
 
     def on_and_after(self, day: int) -> Iterator[int]:
         """In order."""
@@ -128,8 +129,8 @@ class TimesOfDay(Sequence[int]):
 
     @property
     def shortest_gap(self) -> int:
-        """The shortest time between two of them; a day if there is but one."""
-        shortest, length = _DAY, 0
+        """The shortest time between two of them; fifty years if there is but one."""
+        shortest, length = _FIFTY_YEARS * _DAY, 0
         for unit, values in ((1, self._seconds), (60, self._minutes), (3_600, self._hours)):
             for left, right in pairwise(values):
                 shortest = min(shortest, (right - left) * unit - length)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.task import TaskSpec
-from agent_pipelines.core.trigger import After, AssetUpdate, At, Cron, Event, Interval, Trigger, trigger_name
+from agent_pipelines.core.trigger import Cron, Interval, Trigger, trigger_name
 from agent_pipelines.engine.due import next_due
+from agent_pipelines.insight.triggers import describe, remarks
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.ledger.stored import StoredExecution
 from agent_pipelines.store.database import Database
@@ -31,6 +32,7 @@ class KnownTrigger:
     words: str
     is_on: bool | None
     next_due: Microseconds | None
+    remarks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -72,37 +74,13 @@ def overview(
     return TaskOverview(task, triggers, newest[0] if newest else None)
 
 
-def describe(trigger: Trigger) -> str:
-    """A trigger in a few words."""
-    match trigger:
-        case Cron():
-            return f"cron {trigger.cron}" + ("" if trigger.timezone == "UTC" else f" {trigger.timezone}")
-        case Interval():
-            return f"every {_length(trigger.every)}"
-        case At():
-            return f"at {trigger.at}"
-        case Event():
-            return f"event {trigger.event}"
-        case AssetUpdate():
-            return f"asset {trigger.asset}"
-        case After():
-            return f"after {trigger.task}" + (f" + {_length(trigger.offset)}" if trigger.offset else "")
-
-
 def _known(
     spec: TaskSpec, trigger: Trigger, now: Microseconds, switched: Mapping[str, bool], *, is_declared: bool
 ) -> KnownTrigger:
-    name = trigger_name(trigger)
+    name, told = trigger_name(trigger), remarks(spec, trigger)
     if not is_declared:
-        return KnownTrigger(name, trigger.kind, describe(trigger), None, None)
+        return KnownTrigger(name, trigger.kind, describe(trigger), None, None, told)
     # Those that repeat have a schedule each, the others share a sensor.
     owner = name if isinstance(trigger, Cron | Interval) else "triggers"
     is_on = switched.get(f"{spec.application}__{spec.name}__{owner}", trigger.enabled)
-    return KnownTrigger(name, trigger.kind, describe(trigger), is_on, next_due(trigger, now) if is_on else None)
-
-
-def _length(seconds: float) -> str:
-    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds % length == 0:
-            return f"{seconds / length:g}{unit}"
-    return f"{seconds:g}s"
+    return KnownTrigger(name, trigger.kind, describe(trigger), is_on, next_due(trigger, now) if is_on else None, told)

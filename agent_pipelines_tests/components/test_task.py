@@ -175,9 +175,11 @@ window: {max_tokens: 4000, keep: [event, history]}
 triggers:
   - {kind: cron, cron: "0 6 * * mon-fri", timezone: Europe/Berlin, name: nightly, enabled: false, variables: {day: tuesday}}
   - {kind: cron, name: second, cron: "0 0 6 * * *", seconds: first, catch_up: all, catch_up_within: 6h}
-  - {kind: interval, every: 15m, offset: 30s, logical_time: "2013-02-08T02:00:00-05:00", jitter: 30s, overlap: queue, queue_limit: 5}
+  - {kind: interval, every: 15m, offset: 30s, logical_time: "2013-02-08T02:00:00-05:00", jitter: 30s}
   - kind: interval
     name: year
+    overlap: queue
+    queue_limit: 5
     every: 1d
     spread: 5m
     starts_at: "2027-01-01T00:00:00+01:00"
