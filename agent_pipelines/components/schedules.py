@@ -16,6 +16,7 @@ from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.core.trigger import Cron, Interval, is_to_the_second, trigger_name
 from agent_pipelines.engine.due import due_between, last_due, next_due
+from agent_pipelines.engine.handover import ASKED_OF_DAGSTER
 from agent_pipelines.engine.revision import revision_of
 from agent_pipelines.engine.rhythm import EVERY_MINUTE, cron_lines
 from agent_pipelines.engine.switches import switched_on_at
@@ -123,8 +124,8 @@ class _Evaluation:
             due = replace(due, verdict=Verdict.MISSED, reason=reason)
         with self.hub.database.transaction() as connection:
             for missed in self._missed(floor, due_at):
-                claim(self.hub, connection, self.spec, self.trigger, missed)
-            claim(self.hub, connection, self.spec, self.trigger, due)
+                claim(self.hub, connection, self.spec.key, self.trigger, missed)
+            claim(self.hub, connection, self.spec.key, self.trigger, due, inputs=ASKED_OF_DAGSTER)
             tick = self.hub.ticks.find(connection, self.spec.key, trigger_name(self.trigger), str(due_at))
         assert tick is not None
         return self._repeat(tick)

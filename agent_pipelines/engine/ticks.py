@@ -192,6 +192,11 @@ class Ticks:
         rows = connection.execute(sa.select(ticks).where(ticks.c.seq.in_(seqs)).order_by(*_PRECEDENCE)).mappings()
         return [Tick.model_validate(row) for row in rows]
 
+    def reserve(self, connection: sa.Connection, tick_id: str, run_id: str) -> bool:
+        """Give one tick its run; False if it has another one, or its verdict."""
+        free = (ticks.c.id == tick_id, ticks.c.run_id.is_(None), ticks.c.verdict.is_(None))
+        return connection.execute(ticks.update().where(*free).values(run_id=run_id)).rowcount == 1
+
     def give_back(self, connection: sa.Connection, run_id: str, *, but: Collection[str] = ()) -> int:
         """Take ticks from a burst that will not work on them, so that another one does; returns how many.
 
@@ -322,6 +327,17 @@ class Ticks:
         )
         rows = connection.execute(query.order_by(ticks.c.seq).limit(limit)).mappings()
         return [Tick.model_validate(row) for row in rows]
+
+    def claims(self, connection: sa.Connection, *, after: int) -> Sequence[tuple[int, TaskKey]]:
+        """Ticks above a `seq`, repairs left out: their `seq` and task."""
+        query = sa.select(ticks.c.seq, ticks.c.workspace, ticks.c.application, ticks.c.task)
+        query = query.where(ticks.c.seq > after, ticks.c.trigger != REPAIR).order_by(ticks.c.seq)
+        return [(seq, (workspace, application, task)) for seq, workspace, application, task in connection.execute(query)]
+
+    def verdicts(self, connection: sa.Connection, ids: Sequence[str]) -> Mapping[str, str | None]:
+        """The verdicts of ticks by their ids."""
+        query = sa.select(ticks.c.id, ticks.c.verdict).where(ticks.c.id.in_(ids))
+        return {row.id: row.verdict for row in connection.execute(query)}
 
     def last_seq(self, connection: sa.Connection) -> int:
         """The highest `seq` that is visible, 0 if there is none."""

@@ -198,6 +198,24 @@ class Triggers:
         rows = connection.execute(query.order_by(triggers.c.seq).limit(limit)).mappings()
         return [StoredTrigger.model_validate(row) for row in rows]
 
+    def by_seqs(self, connection: sa.Connection, seqs: Sequence[int], *, lock: bool = False) -> Sequence[StoredTrigger]:
+        """Triggers by their `seq`, in that order; locked, they stay as they are until the transaction is over."""
+        query = sa.select(triggers).where(triggers.c.seq.in_(seqs)).order_by(triggers.c.seq)
+        rows = connection.execute(query.with_for_update() if lock else query).mappings()
+        return [StoredTrigger.model_validate(row) for row in rows]
+
+    def changes(self, connection: sa.Connection, *, after: int) -> Sequence[tuple[int, TaskKey, str]]:
+        """Entries of the history above a `seq`: their `seq`, the task, the trigger."""
+        h = trigger_history.c
+        query = sa.select(h.seq, h.workspace, h.application, h.task, h.trigger).where(h.seq > after).order_by(h.seq)
+        return [
+            (seq, (workspace, application, task), name) for seq, workspace, application, task, name in connection.execute(query)
+        ]
+
+    def last_change(self, connection: sa.Connection) -> int:
+        """The highest `seq` of the history that is visible, 0 if there is none."""
+        return connection.execute(sa.select(sa.func.coalesce(sa.func.max(trigger_history.c.seq), 0))).scalar_one()
+
     def due(
         self, connection: sa.Connection, *, run_until: Microseconds, burst_until: Microseconds, limit: int = 2_000
     ) -> Sequence[StoredTrigger]:

@@ -264,6 +264,11 @@ class Executions:
             for row in connection.execute(query.order_by(executions.c.id).limit(limit)).mappings()
         ]
 
+    def standings(self, connection: sa.Connection, ids: Sequence[str]) -> Mapping[str, tuple[str, int]]:
+        """The status of executions by their ids, and how often each was resumed."""
+        query = sa.select(executions.c.id, executions.c.status, executions.c.resumptions).where(executions.c.id.in_(ids))
+        return {execution_id: (status, resumptions) for execution_id, status, resumptions in connection.execute(query)}
+
     def of_run(self, connection: sa.Connection, run_id: str, task: TaskKey) -> StoredExecution | None:
         """The newest execution of a task that a Dagster run admitted or resumed."""
         return self._first(connection, executions.c.run_id == run_id, _of_task(task))
