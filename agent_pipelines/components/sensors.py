@@ -1,12 +1,12 @@
 """The Dagster sensors of a task, and the one that cleans up after crashes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import assert_never
 
 import dagster as dg
 
 from agent_pipelines.components.claim import claim, declared, refuse_reserved_names, request
-from agent_pipelines.components.deployment import hub_of, instance_of
+from agent_pipelines.components.deployment import HubOf, hub_of, instance_of
 from agent_pipelines.components.watch.after import watch_after
 from agent_pipelines.components.watch.asset_update import watch_asset
 from agent_pipelines.components.watch.at import watch_at
@@ -34,8 +34,6 @@ RECONCILER = "agent_pipelines__reconciler"
 
 _CLAIMS = 100  # ticks that one evaluation may claim
 _OPEN = 500  # ticks that may wait for their runs; until some have begun, events stay in the inbox
-
-HubOf = Callable[[dg.DagsterInstance], Hub]
 
 
 def sensor_name(spec: TaskSpec) -> str:
