@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from agent_pipelines.core.trigger import Event as Event
     from agent_pipelines.core.trigger import Interval as Interval
     from agent_pipelines.definitions import definitions as definitions
+    from agent_pipelines.engine.burst_settings import BurstSettings as BurstSettings
 
 # Imported when first used: Dagster alone takes longer to import than a short task to run.
 _HOMES = {
@@ -39,6 +40,7 @@ _HOMES = {
     "AgentTask": "components.task",
     "AssetUpdate": "core.trigger",
     "At": "core.trigger",
+    "BurstSettings": "engine.burst_settings",
     "CheckResult": "core.execution",
     "Checkpoint": "core.event",
     "Cron": "core.trigger",
@@ -69,6 +71,7 @@ __all__ = [
     "AgentTask",
     "AssetUpdate",
     "At",
+    "BurstSettings",
     "CheckResult",
     "Checkpoint",
     "Cron",

@@ -12,6 +12,7 @@ from agent_pipelines.engine.daemons import Daemons
 from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.triggers import Triggers
+from agent_pipelines.execution.burst import BurstNouns
 from agent_pipelines.execution.runner import Runner
 from agent_pipelines.governance.audit import Audit
 from agent_pipelines.ledger.executions import Executions
@@ -78,6 +79,10 @@ class Hub:
     @cached_property
     def runner(self) -> Runner:
         return Runner(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer)
+
+    @cached_property
+    def burst_nouns(self) -> BurstNouns:
+        return BurstNouns(self.database, self.clock, self.ledger, self.ticks, self.triggers, self.bursts, self.inbox, self.runner)
 
 
 @lru_cache(maxsize=8)

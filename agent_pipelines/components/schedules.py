@@ -1,14 +1,14 @@
 """The Dagster schedules of a task: one for each trigger of time that repeats."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import dagster as dg
 from pydantic import JsonValue
 
 from agent_pipelines.components.claim import claim, declared, refuse_reserved_names, request
-from agent_pipelines.components.deployment import hub_of, instance_of
+from agent_pipelines.components.deployment import HubOf, hub_of, instance_of
 from agent_pipelines.components.watch.sight import Due
 from agent_pipelines.core.clock import Microseconds, isoformat, to_microseconds
 from agent_pipelines.core.execution import Verdict
@@ -24,8 +24,6 @@ from agent_pipelines.engine.ticks import Tick
 from agent_pipelines.hub import Hub
 from agent_pipelines.insight.triggers import remarks
 from agent_pipelines.store.database import Connection
-
-HubOf = Callable[[dg.DagsterInstance], Hub]
 
 _SECOND = 1_000_000
 _PROMPT = 120 * _SECOND  # a look that comes later than this is late

@@ -1,12 +1,12 @@
 """The Dagster sensors of a task, and the one that cleans up after crashes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 import dagster as dg
 
 from agent_pipelines.components.claim import claim, claim_repair, declared, note_repaired, refuse_reserved_names, request
-from agent_pipelines.components.deployment import hub_of, instance_of
+from agent_pipelines.components.deployment import HubOf, hub_of, instance_of
 from agent_pipelines.components.watch.after import watch_after
 from agent_pipelines.components.watch.asset_update import watch_asset
 from agent_pipelines.components.watch.at import watch_at
@@ -36,8 +36,6 @@ _CLAIMS = 100  # ticks that one evaluation may claim
 _OPEN = 500  # ticks that may wait for their runs; until some have begun, events stay in the inbox
 
 _NOTES = 20  # parts of a skip reason
-
-HubOf = Callable[[dg.DagsterInstance], Hub]
 
 
 def sensors_for(spec: TaskSpec, job_name: str, *, hub_of: HubOf = hub_of) -> list[dg.SensorDefinition]:

@@ -286,10 +286,13 @@ class Ticks:
         *,
         task: TaskKey | None = None,
         claimed_before: Microseconds | None = None,
+        lane: Lane | None = None,
         limit: int = 500,
     ) -> Sequence[Tick]:
-        """Ticks without a verdict, oldest first: all of them, those of a task, those claimed before an instant."""
+        """Ticks without a verdict, oldest first: all of them, those of a task or a lane, those claimed before an instant."""
         query = sa.select(ticks).where(ticks.c.verdict.is_(None))
+        if lane is not None:
+            query = query.where(ticks.c.lane == lane)
         if task is not None:
             query = query.where(_of(task))
         if claimed_before is not None:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import StorageError
@@ -12,13 +11,14 @@ from agent_pipelines.core.execution import ExecutionResult, RunRef, Status, Verd
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.burst_settings import BurstSettings
 from agent_pipelines.engine.bursts import Bursts
-from agent_pipelines.engine.ticks import Tick
+from agent_pipelines.engine.inbox import Inbox
+from agent_pipelines.engine.ticks import Tick, Ticks
 from agent_pipelines.engine.timekeeper import AHEAD
 from agent_pipelines.engine.triggers import Triggers
-from agent_pipelines.execution.intake import Declarations, Intake, Prepared, Record
+from agent_pipelines.execution.intake import Declarations, Intake, Prepared
 from agent_pipelines.execution.runner import Runner
-from agent_pipelines.ledger.executions import Executions
-from agent_pipelines.store.database import Connection
+from agent_pipelines.ledger.ledger import Ledger
+from agent_pipelines.store.database import Connection, Database
 
 _SECOND = 1_000_000
 _FASTEST, _SLOWEST = 0.05, 0.5  # seconds between two looks for ticks: while there are some, and after a while without any
@@ -27,19 +27,18 @@ _BEAT = 1.0  # seconds
 _PATIENCE = 60.0  # seconds for which the database may fail before the burst gives up
 
 
-class Nouns(Record, Protocol):
+@dataclass(frozen=True)
+class BurstNouns:
     """What a burst needs of a deployment."""
 
-    @property
-    def clock(self) -> Clock: ...
-    @property
-    def bursts(self) -> Bursts: ...
-    @property
-    def triggers(self) -> Triggers: ...
-    @property
-    def executions(self) -> Executions: ...
-    @property
-    def runner(self) -> Runner: ...
+    database: Database
+    clock: Clock
+    ledger: Ledger
+    ticks: Ticks
+    triggers: Triggers
+    bursts: Bursts
+    inbox: Inbox
+    runner: Runner
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class BurstWorker:
 
     def __init__(
         self,
-        nouns: Nouns,
+        nouns: BurstNouns,
         run: RunRef,
         workspace: str,
         settings: BurstSettings,
@@ -79,7 +78,9 @@ class BurstWorker:
         self._run = run
         self._workspace = workspace
         self._settings = settings
-        self.intake = Intake(nouns, run.run_id, workspace, declared)
+        self.intake = Intake(
+            nouns.database, nouns.ticks, nouns.inbox, nouns.ledger, run_id=run.run_id, workspace=workspace, declared=declared
+        )
         self._tell = tell
         self._waiting: list[Prepared] = []
         self._running: dict[asyncio.Task[None], Prepared] = {}
@@ -213,7 +214,7 @@ class BurstWorker:
 
     async def _recorded(self, prepared: Prepared) -> Ended | None:
         try:
-            stored = await self._nouns.database.read(lambda c: self._nouns.executions.of_key(c, prepared.key))
+            stored = await self._nouns.database.read(lambda c: self._nouns.ledger.executions.of_key(c, prepared.key))
         except StorageError:
             return None
         if stored is None or stored.run_id != self._run.run_id or stored.finished_at is None:
@@ -237,7 +238,7 @@ class BurstWorker:
             if in_hand is not None:
                 # Taken in a transaction that was committed, though the answer was lost.
                 self._nouns.ticks.give_back(connection, run_id, but=in_hand)
-            return self._nouns.executions.not_for(connection, run_id, keys) if keys else set()
+            return self._nouns.ledger.executions.not_for(connection, run_id, keys) if keys else set()
 
         gone = await self._nouns.database.write(beat)
         self._may_have_strays = False
@@ -271,9 +272,9 @@ class BurstWorker:
                 connection, tick.task_key, tick.trigger, tick.occurrence, Verdict.LAUNCH_FAILED, reason=words
             )
             return False
-        stored = self._nouns.executions.of_key(connection, prepared.key)
+        stored = self._nouns.ledger.executions.of_key(connection, prepared.key)
         if stored is not None and stored.run_id == self._run.run_id:
-            self._nouns.executions.close_lost(connection, stored.id, f"its record could not be kept: {words}")
+            self._nouns.ledger.executions.close_lost(connection, stored.id, f"its record could not be kept: {words}")
         return False
 
     async def _is_enough(self, opened: Microseconds, idle_since: Microseconds) -> bool:
@@ -316,7 +317,7 @@ class BurstWorker:
         def end(connection: Connection) -> None:
             if interrupted:
                 # One may have been admitted in the moment in which it was cancelled, before the runner knew of it.
-                self._nouns.executions.abandon(connection, run_id, "the burst was cancelled")
+                self._nouns.ledger.executions.abandon(connection, run_id, "the burst was cancelled")
             self._nouns.ticks.give_back(connection, run_id)
             self._nouns.bursts.close(connection, run_id)
 

@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.errors import AgentPipelinesError
@@ -75,27 +74,27 @@ class _Taken:
     events: Mapping[str, InboxEvent] = field(default_factory=dict[str, InboxEvent])
 
 
-class Record(Protocol):
-    """What taking ticks needs of the record."""
-
-    @property
-    def database(self) -> Database: ...
-    @property
-    def ticks(self) -> Ticks: ...
-    @property
-    def inbox(self) -> Inbox: ...
-    @property
-    def ledger(self) -> Ledger: ...
-
-
 class Intake:
     """Takes the ticks of one burst. Agents are made when they are first needed, shared by executions, and closed at the end.
 
     A tick with the hash of a specification belongs to a registered task, any other to a declared one.
     """
 
-    def __init__(self, record: Record, run_id: str, workspace: str, declared: Declarations) -> None:
-        self._record = record
+    def __init__(
+        self,
+        database: Database,
+        ticks: Ticks,
+        inbox: Inbox,
+        ledger: Ledger,
+        *,
+        run_id: str,
+        workspace: str,
+        declared: Declarations,
+    ) -> None:
+        self._database = database
+        self._ticks = ticks
+        self._inbox = inbox
+        self._ledger = ledger
         self._run_id = run_id
         self._workspace = workspace
         self._declared = declared
@@ -105,12 +104,11 @@ class Intake:
 
     async def next_begin(self) -> Microseconds | None:
         """When the first tick is to begin that waits for a burst."""
-        ticks, workspace = self._record.ticks, self._workspace
-        return await self._record.database.read(lambda c: ticks.next_begin(c, lane="burst", workspace=workspace))
+        return await self._database.read(lambda c: self._ticks.next_begin(c, lane="burst", workspace=self._workspace))
 
     async def take(self, until: Microseconds, limit: int) -> tuple[Sequence[Prepared], Sequence[Refused]]:
         """Take ticks that are to begin by an instant, most urgent first; those that cannot be executed have their verdict."""
-        taken = await self._record.database.write(lambda connection: self._take(connection, until, limit))
+        taken = await self._database.write(lambda connection: self._take(connection, until, limit))
         prepared: list[Prepared] = []
         refused: list[Refused] = []
         for tick in taken.ticks:
@@ -121,7 +119,7 @@ class Intake:
             except Exception as error:  # one that nobody thought of must not end the burst
                 refused.append(Refused(tick, recordable_text(f"{type(error).__name__}: {error}")))
         if refused:
-            await self._record.database.write(lambda connection: self._refuse(connection, refused))
+            await self._database.write(lambda connection: self._refuse(connection, refused))
         return prepared, refused
 
     async def close(self) -> None:
@@ -130,22 +128,21 @@ class Intake:
             await agent.close()
 
     def _take(self, connection: Connection, until: Microseconds, limit: int) -> _Taken:
-        record = self._record
-        ticks = record.ticks.take(
+        ticks = self._ticks.take(
             connection, lane="burst", run_id=self._run_id, workspace=self._workspace, until=until, limit=limit
         )
         hashes = {tick.spec_hash for tick in ticks if tick.spec_hash is not None and tick.spec_hash not in self._registered}
         events = {event_id for tick in ticks if (event_id := event_of(tick.inputs)) is not None}
         return _Taken(
             ticks,
-            record.ledger.specs.by_hashes(connection, hashes) if hashes else {},
-            record.inbox.by_ids(connection, sorted(events)) if events else {},
+            self._ledger.specs.by_hashes(connection, hashes) if hashes else {},
+            self._inbox.by_ids(connection, sorted(events)) if events else {},
         )
 
     def _refuse(self, connection: Connection, refused: Sequence[Refused]) -> None:
         for each in refused:
             tick = each.tick
-            self._record.ticks.decide(
+            self._ticks.decide(
                 connection, tick.task_key, tick.trigger, tick.occurrence, Verdict.LAUNCH_FAILED, reason=each.reason
             )
 

@@ -43,6 +43,16 @@ class Unfinished:
     run_id: str
 
 
+@dataclass(frozen=True)
+class Failing:
+    """The newest failure of a task."""
+
+    execution_id: str
+    error_class: str
+    error_message: str | None
+    finished_at: Microseconds
+
+
 _TASK = (executions.c.workspace, executions.c.application, executions.c.task)
 _NOTHING_YET: dict[str, None] = dict.fromkeys(executions.c.keys())
 
@@ -289,6 +299,43 @@ class Executions:
         live = executions.c.status == str(Status.RUNNING)
         left = connection.execute(sa.select(executions.c.id).where(executions.c.run_id == run_id, live)).scalars().all()
         return sum(self.cancel(connection, execution_id, reason) for execution_id in left)
+
+    def ended_in(
+        self, connection: sa.Connection, run_id: str, *, finished_from: Microseconds, limit: int = 10_000
+    ) -> Sequence[StoredExecution]:
+        """Executions of a run that ended at or after an instant, oldest first."""
+        query = sa.select(executions).where(executions.c.run_id == run_id, executions.c.finished_at >= finished_from)
+        rows = connection.execute(query.order_by(executions.c.seq).limit(limit)).mappings()
+        return [StoredExecution.model_validate(row) for row in rows]
+
+    def failing(
+        self, connection: sa.Connection, *, workspace: str, job: str, since: Microseconds, limit: int = 200
+    ) -> Mapping[str, Failing]:
+        """The tasks, by path, whose newest failure by a job was followed by no success; those that failed last come first."""
+        later = executions.alias("later")
+        same = [later.c[name] == executions.c[name] for name in ("workspace", "application", "task")]
+        recovered = sa.exists().where(*same, later.c.seq > executions.c.seq, later.c.status == str(Status.SUCCEEDED))
+        query = sa.select(
+            executions.c.application,
+            executions.c.task,
+            executions.c.id,
+            executions.c.error_class,
+            executions.c.error_message,
+            executions.c.finished_at,
+        ).where(
+            executions.c.workspace == workspace,
+            executions.c.status == str(Status.FAILED),
+            executions.c.job == job,
+            executions.c.created_at >= since,
+            ~recovered,
+        )
+        after, _ = search.bounds(connection, since, None, None)
+        if after is not None:
+            query = query.where(executions.c.seq > after)
+        found: dict[str, Failing] = {}
+        for application, task, *rest in connection.execute(query.order_by(executions.c.seq.desc()).limit(limit)).all():
+            found.setdefault(f"{application}/{task}", Failing(*rest))
+        return found
 
     def latest_success(self, connection: sa.Connection, task: TaskKey) -> StoredExecution | None:
         """The newest execution of a task that succeeded."""

@@ -91,7 +91,7 @@ def worker(
 ) -> BurstWorker:
     agents = {"worker": lambda: Agent("worker", [Node(f"n{number}", each) for number, each in enumerate(runtimes)])}
     declarations = Declarations(**{"agents": agents, **(declared or {})})
-    return BurstWorker(hub, RunRef(run_id=run_id or new_id(), job="burst"), "default", settings, declarations, tell)
+    return BurstWorker(hub.burst_nouns, RunRef(run_id=run_id or new_id(), job="burst"), "default", settings, declarations, tell)
 
 
 def executions(hub: Hub) -> list[StoredExecution]:
