@@ -11,12 +11,12 @@ import dagster as dg
 
 from agent_pipelines.components.agent import Agent
 from agent_pipelines.components.consistency import duplicates, problems_between, problems_within
-from agent_pipelines.components.problems import refuse
 from agent_pipelines.components.resource import agent_of_key
 from agent_pipelines.components.retention import retention_job, retention_schedule
 from agent_pipelines.components.sensors import reconciler_sensor
 from agent_pipelines.components.task import AgentTask
 from agent_pipelines.core.errors import DefinitionError
+from agent_pipelines.core.problems import refuse
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.engine.project_tree import ProjectTree
 
