@@ -38,7 +38,7 @@ FOREIGN = {
     "rich": {"cli"},
     "jinja2": {"context/templates.py"},
     "genai_prices": {"execution/pricing.py"},
-    "cronsim": {"core/trigger.py", "engine/due.py"},
+    "cronsim": {"core/trigger.py", "core/wall_times.py"},
     "holidays": {"core/calendar.py"},
     "psutil": {"engine", "runtimes", "cli"},
     "litellm": set[str](),

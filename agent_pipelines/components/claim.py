@@ -11,6 +11,7 @@ from agent_pipelines.core.errors import DefinitionError, ExecutionFailed
 from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.core.trigger import Trigger, trigger_name
+from agent_pipelines.engine.declaration import DeclaredTask, DeclaredTriggers
 from agent_pipelines.engine.launch import Launch
 from agent_pipelines.engine.revision import revision_of
 from agent_pipelines.engine.ticks import REPAIR, Tick
@@ -30,6 +31,21 @@ def refuse_reserved_names(spec: TaskSpec) -> None:
             raise DefinitionError(
                 f"the name {name!r} is kept for {RESERVED[name]}", field=f"triggers.{name}.name", fix="Choose another"
             )
+
+
+def declared(spec: TaskSpec, job_name: str, *triggers: Trigger) -> DeclaredTriggers:
+    """What the schedule or the sensor of some of a task's triggers says of them to the daemon."""
+    workspace, application, name = spec.key
+    task = DeclaredTask(
+        workspace=workspace,
+        application=application,
+        task=name,
+        job=job_name,
+        lane=spec.lane,
+        priority=spec.priority,
+        spec_hash=spec.spec_hash,
+    )
+    return DeclaredTriggers(task=task, triggers=triggers)
 
 
 def claim(hub: Hub, connection: Connection, spec: TaskSpec, trigger: Trigger, due: Due) -> Tick:

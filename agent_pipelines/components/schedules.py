@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import dagster as dg
 from pydantic import JsonValue
 
-from agent_pipelines.components.claim import claim, refuse_reserved_names, request
+from agent_pipelines.components.claim import claim, declared, refuse_reserved_names, request
 from agent_pipelines.components.deployment import hub_of, instance_of
 from agent_pipelines.components.watch.sight import Due
 from agent_pipelines.core.clock import Microseconds, isoformat, to_microseconds
@@ -63,7 +63,12 @@ def _schedule(spec: TaskSpec, job_name: str, trigger: Cron | Interval, hub_of: H
         execution_fn=evaluate,
         default_status=dg.DefaultScheduleStatus.RUNNING if trigger.enabled else dg.DefaultScheduleStatus.STOPPED,
         description=_described(spec, trigger, lines),
-        metadata={"task": spec.path, "workspace": spec.workspace, "trigger": trigger_name(trigger)},
+        metadata={
+            "task": spec.path,
+            "workspace": spec.workspace,
+            "trigger": trigger_name(trigger),
+            **declared(spec, job_name, trigger).schedule_metadata(),
+        },
     )
 
 

@@ -5,7 +5,7 @@ from typing import assert_never
 
 import dagster as dg
 
-from agent_pipelines.components.claim import claim, refuse_reserved_names, request
+from agent_pipelines.components.claim import claim, declared, refuse_reserved_names, request
 from agent_pipelines.components.deployment import hub_of, instance_of
 from agent_pipelines.components.watch.after import watch_after
 from agent_pipelines.components.watch.asset_update import watch_asset
@@ -67,7 +67,11 @@ def sensors_for(spec: TaskSpec, job_name: str, *, hub_of: HubOf = hub_of) -> lis
         minimum_interval_seconds=1,
         default_status=dg.DefaultSensorStatus.RUNNING if enabled else dg.DefaultSensorStatus.STOPPED,
         description="\n\n".join([f"Starts {spec.path}.", *(_described(spec, trigger) for trigger in watched)]),
-        metadata={"task": spec.path, "workspace": spec.workspace},
+        metadata={
+            "task": spec.path,
+            "workspace": spec.workspace,
+            **declared(spec, job_name, *(enabled or watched)).sensor_metadata(),
+        },
     )
     return [sensor]
 

@@ -19,7 +19,7 @@ class Calendar(BaseModel):
     subdivision: str | None = Field(default=None, description="ISO 3166 code of a part of it.", examples=["BY"])
     days: Literal["business_days", "not_holidays", "holidays"] = Field(
         default="business_days",
-        description="`business_days` are neither weekend nor holiday, `not_holidays` may be weekend, `holidays` are nothing else.",
+        description="`business_days` are neither weekend nor holiday, `not_holidays` may be weekend, `holidays` are only those.",
     )
     closed: tuple[date, ...] = Field(default=(), description="Further days that count as holidays.", examples=[["2027-05-14"]])
 

@@ -1,14 +1,15 @@
 """What makes a task due."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cronsim import CronSim, CronSimError
+from cronsim import CronSimError
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from agent_pipelines.core.calendar import Calendar
 from agent_pipelines.core.clock import Microseconds, to_microseconds
+from agent_pipelines.core.cron import CronTimes, cron_times
 from agent_pipelines.core.duration import Duration
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
@@ -150,6 +151,11 @@ class Cron(TimeTrigger):
             return ("0", *written)
         return tuple(written) if self.seconds == "first" else (written[-1], *written[:-1])
 
+    @property
+    def times(self) -> CronTimes:
+        """When the expression is due, within its bounds or not."""
+        return cron_times(self.fields, self.timezone)
+
     @model_validator(mode="after")
     def _valid_cron(self) -> Self:
         count = len(self.cron.split())
@@ -163,7 +169,7 @@ class Cron(TimeTrigger):
             )
             raise ValueError(f"cron: {self.cron!r} has {count} fields; write {wanted}")
         try:
-            next(CronSim(" ".join(self.fields), datetime(2024, 1, 1, tzinfo=UTC)))
+            next(self.times.after(0))
         except (CronSimError, StopIteration):
             raise ValueError(
                 f"cron: {self.cron!r} is not a cron expression that ever fires; an example that is: 0 6 * * mon-fri"

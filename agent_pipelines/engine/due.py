@@ -1,96 +1,103 @@
-"""When a trigger of time is due: pure arithmetic, no clock.
+"""When a trigger of time is due, and when what is due begins: pure arithmetic, no clock.
 
-Cron is read as Debian's cron reads it (library cronsim), in the trigger's zone:
-
-- A day must match day of month *and* day of week if either field starts with a star, otherwise one of them.
-- Clock set forward: a time that does not exist is due once, at the first instant after the gap.
-- Clock set back: a time that exists twice is due at the first of the two. Fields of minutes or hours that start with a
-  star count elapsed time instead: `0 * * * *` and `*/30 * * * *` are due in both of the hours.
-
-Two times that a clock change moves to the same instant are one.
+How cron is read, and what becomes of it when clocks change, is written down in `core.cron`. An interval is counted from
+1970-01-01T00:00:00Z plus its offset. `starts_at` and `ends_at` bound what is due, both included.
 """
 
+import hashlib
 from collections.abc import Iterator
-from datetime import UTC, datetime, tzinfo
-from itertools import islice, takewhile
+from datetime import UTC
+from itertools import takewhile
 from zoneinfo import ZoneInfo
 
-from cronsim import CronSim
+from agent_pipelines.core.clock import Microseconds, from_microseconds
+from agent_pipelines.core.trigger import At, Cron, Interval, TimeTrigger, Trigger
 
-from agent_pipelines.core.clock import Microseconds, from_microseconds, to_microseconds
-from agent_pipelines.core.trigger import At, Cron, Interval, Trigger
-
-_CLOCK_CHANGE = 4 * 3_600 * 1_000_000  # more than any clock change moves
+_SECOND = 1_000_000
+_MILLISECOND = 1_000
 
 
 def next_due(trigger: Trigger, after: Microseconds) -> Microseconds | None:
     """The first due instant later than `after`; None if there is none, as for a trigger that is not one of time."""
-    return next(_later(trigger, after), None)
+    return next(due_after(trigger, after), None)
 
 
 def last_due(trigger: Trigger, at: Microseconds) -> Microseconds | None:
     """The latest due instant that is not later than `at`; None if there is none."""
-    match trigger:
-        case Cron():
-            return _last_of_cron(trigger, at)
-        case Interval():
-            every, offset = _microseconds(trigger.every), _microseconds(trigger.offset)
-            return at - (at - offset) % every
-        case At():
-            return trigger.due_at if trigger.due_at <= at else None
-        case _:
-            return None
+    if not isinstance(trigger, Cron | Interval | At):
+        return None
+    starts, ends = trigger.bounds
+    instant = _latest(trigger, at if ends is None else min(at, ends))
+    return None if instant is None or (starts is not None and instant < starts) else instant
 
 
 def due_between(trigger: Trigger, start: Microseconds, end: Microseconds) -> Iterator[Microseconds]:
     """The due instants later than `start` and not later than `end`, in order."""
-    return takewhile(lambda instant: instant <= end, _later(trigger, start))
+    return takewhile(lambda instant: instant <= end, due_after(trigger, start))
 
 
-def _later(trigger: Trigger, after: Microseconds) -> Iterator[Microseconds]:
+def due_after(trigger: Trigger, after: Microseconds) -> Iterator[Microseconds]:
+    """The due instants later than `after`, in order; endless unless the trigger is not."""
+    if not isinstance(trigger, Cron | Interval | At):
+        return iter(())
+    starts, ends = trigger.bounds
+    found = _later(trigger, after if starts is None else max(after, starts - 1))
+    return found if ends is None else takewhile(lambda instant: instant <= ends, found)
+
+
+def begins_at(trigger: Trigger, task_path: str, due_at: Microseconds) -> Microseconds:
+    """When the tick that is due at `due_at` is to begin: `spread` and `jitter` later, the same on all machines."""
+    if not isinstance(trigger, TimeTrigger):
+        return due_at
+    spread = _part_of(trigger.spread, task_path) if trigger.spread else 0
+    jitter = _part_of(trigger.jitter, f"{task_path}@{due_at}") if trigger.jitter else 0
+    return due_at + spread + jitter
+
+
+def reason_not_to_run(trigger: Trigger, due_at: Microseconds) -> str | None:
+    """Why the trigger's calendar leaves out the day of a due instant; None if it does not.
+
+    The day is that of the trigger's zone; of an interval or a single instant, which have none, that of UTC.
+    """
+    if not isinstance(trigger, TimeTrigger) or trigger.calendar is None:
+        return None
+    zone = ZoneInfo(trigger.timezone) if isinstance(trigger, Cron) else UTC
+    return trigger.calendar.reason_not_to_run(from_microseconds(due_at).astimezone(zone).date())
+
+
+def _later(trigger: Cron | Interval | At, after: Microseconds) -> Iterator[Microseconds]:
     match trigger:
         case Cron():
-            yield from _cron(trigger, after)
+            for instant in trigger.times.after(after // _SECOND):
+                yield instant * _SECOND
         case Interval():
             every, offset = _microseconds(trigger.every), _microseconds(trigger.offset)
             instant = after - (after - offset) % every
             while True:
                 instant += every
                 yield instant
-        case At() if trigger.due_at > after:
-            yield trigger.due_at
-        case _:
-            return
+        case At():
+            if trigger.due_at > after:
+                yield trigger.due_at
 
 
-def _cron(trigger: Cron, after: Microseconds) -> Iterator[Microseconds]:
-    last = after
-    for moment in CronSim(trigger.cron, from_microseconds(after).astimezone(_zone(trigger))):
-        instant = _instant(moment)
-        # cronsim steps in local time: where the clock is set back or forward it may repeat itself.
-        if instant > last:
-            last = instant
-            yield instant
+def _latest(trigger: Cron | Interval | At, at: Microseconds) -> Microseconds | None:
+    match trigger:
+        case Cron():
+            instant = trigger.times.latest(at // _SECOND)
+            return None if instant is None else instant * _SECOND
+        case Interval():
+            every, offset = _microseconds(trigger.every), _microseconds(trigger.offset)
+            return at - (at - offset) % every
+        case At():
+            return trigger.due_at if trigger.due_at <= at else None
 
 
-def _last_of_cron(trigger: Cron, at: Microseconds) -> Microseconds | None:
-    # Going backwards, cronsim treats clock changes otherwise than going forwards. So it only says how far to go back.
-    backwards = CronSim(trigger.cron, from_microseconds(at).astimezone(_zone(trigger)), reverse=True)
-    earlier = [_instant(moment) for moment in islice(backwards, 3)]
-    if not earlier:
-        return at if next_due(trigger, at - 1) == at else None
-    start = min(earlier) - _CLOCK_CHANGE
-    return max(due_between(trigger, start, at), default=None)
-
-
-def _instant(moment: datetime) -> Microseconds:
-    return to_microseconds(moment.astimezone(UTC))
-
-
-def _zone(trigger: Cron) -> tzinfo:
-    # cronsim is faster, and without special cases, for this one object.
-    return UTC if trigger.timezone == "UTC" else ZoneInfo(trigger.timezone)
+def _part_of(length: float, of: str) -> Microseconds:
+    """A whole number of milliseconds below a length, by a hash."""
+    digest = hashlib.blake2b(of.encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") * round(length * 1_000) >> 64) * _MILLISECOND
 
 
 def _microseconds(seconds: float) -> Microseconds:
-    return round(seconds * 1_000_000)
+    return round(seconds * _SECOND)

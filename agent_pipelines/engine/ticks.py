@@ -14,7 +14,7 @@ from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.store.insertion import insert_new
-from agent_pipelines.store.tables import ticks
+from agent_pipelines.store.tables import ticks, triggers
 
 REPAIR = "repair"
 """Trigger name of the ticks that run a failed execution once more; no declared trigger may have it.
@@ -214,6 +214,16 @@ class Ticks:
         query = sa.select(ticks).where(ticks.c.verdict.is_(None), ticks.c.waits_for.is_not(None))
         rows = connection.execute(query.order_by(ticks.c.due_at, ticks.c.seq).limit(limit)).mappings()
         return [Tick.model_validate(row) for row in rows]
+
+    def unfinished(self, connection: sa.Connection, trigger_seqs: Sequence[int]) -> Sequence[Tick]:
+        """Ticks without a verdict of triggers, given by the `seq` of their rows, first due first."""
+        found: list[Tick] = []
+        same = [ticks.c[name] == triggers.c[name] for name in ("workspace", "application", "task", "trigger")]
+        for start in range(0, len(trigger_seqs), _CLAIMED_AT_ONCE):
+            of_them = triggers.c.seq.in_(trigger_seqs[start : start + _CLAIMED_AT_ONCE])
+            query = sa.select(ticks).join(triggers, sa.and_(*same)).where(of_them, ticks.c.verdict.is_(None))
+            found += [Tick.model_validate(row) for row in connection.execute(query.order_by(ticks.c.due_at)).mappings()]
+        return found
 
     def go_ahead(self, connection: sa.Connection, waited_for: Sequence[str]) -> int:
         """Let the ticks begin that were queued behind these; returns how many."""

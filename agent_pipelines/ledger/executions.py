@@ -30,6 +30,19 @@ class Admission:
     execution: StoredExecution
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """An execution that runs or waits, and the tick that it belongs to."""
+
+    task_key: TaskKey
+    id: str
+    trigger: str
+    occurrence: str
+    due_at: Microseconds
+    run_id: str
+
+
+_TASK = (executions.c.workspace, executions.c.application, executions.c.task)
 _NOTHING_YET: dict[str, None] = dict.fromkeys(executions.c.keys())
 
 
@@ -232,6 +245,31 @@ class Executions:
             StoredExecution.model_validate(row)
             for row in connection.execute(query.order_by(executions.c.seq).limit(limit)).mappings()
         ]
+
+    def unfinished(self, connection: sa.Connection) -> Sequence[Unfinished]:
+        """Executions that run or wait, of all tasks."""
+        columns = (
+            *_TASK,
+            executions.c.id,
+            executions.c.trigger,
+            executions.c.occurrence,
+            executions.c.due_at,
+            executions.c.run_id,
+        )
+        live = executions.c.status.in_([str(Status.RUNNING), str(Status.WAITING)])
+        return [
+            Unfinished((workspace, application, task), *others)
+            for workspace, application, task, *others in connection.execute(sa.select(*columns).where(live)).all()
+        ]
+
+    def cancel(self, connection: sa.Connection, execution_id: str, reason: str) -> bool:
+        """Close an execution as cancelled, whoever works on it; False if it has ended. Who works on it sees it and stops."""
+        stored = self._first(connection, executions.c.id == execution_id, lock=True)
+        if stored is None or stored.status not in (Status.RUNNING, Status.WAITING):
+            return False
+        self._lose_attempts(connection, execution_id)
+        self.close(connection, execution_id, Status.CANCELLED, error=(ErrorClass.CANCELLED, Stage.INVOKE, reason))
+        return True
 
     def forget(self, connection: sa.Connection, *, created_before: Microseconds, limit: int) -> int:
         """Remove executions that ended, with all that belongs to them; returns how many. Those that run or wait stay."""
