@@ -85,11 +85,9 @@ class RegisteredTasks:
             }
             for spec, spec_hash in zip(specs, hashes, strict=True)
         ]
-        # In the order of their keys: two who register the same tasks at once then wait for each other, never both.
         insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(registered_tasks)
         insert = insert.on_conflict_do_nothing().returning(registered_tasks.c.seq)
-        in_order = sorted(rows, key=lambda row: (row["application"], row["task"]))
-        new = set(connection.execute(insert, in_order).scalars())
+        new = set(connection.execute(insert, rows).scalars())
         known = self.by_paths(connection, workspace, [spec.path for spec in specs], lock=True)
         changed: list[str] = [path for path, task in known.items() if task.seq in new]
         for spec, spec_hash in zip(specs, hashes, strict=True):
@@ -207,7 +205,8 @@ class RegisteredTasks:
 
     def version(self, connection: sa.Connection, task: TaskKey, version: int) -> TaskVersion | None:
         """One version of a task."""
-        return next(iter(self.versions(connection, task, before=version + 1, limit=1)), None)
+        found = self.versions(connection, task, before=version + 1, limit=1)
+        return found[0] if found and found[0].version == version else None
 
 
 def _columns(task: TaskKey) -> dict[str, str]:

@@ -83,7 +83,8 @@ class Registry:
         """
         refuse(self._problems(specs, declared, places or [None] * len(specs)))
         by_workspace: dict[str, list[TaskSpec]] = {}
-        for spec in specs:
+        # In the order of their keys: of two who register the same tasks at once, one then waits for the other, never both.
+        for spec in sorted(specs, key=lambda spec: spec.key):
             by_workspace.setdefault(spec.workspace, []).append(spec.model_copy(update={"lane": LANE}))
         done: dict[TaskKey, Registration] = {}
         for group in by_workspace.values():
