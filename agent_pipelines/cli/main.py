@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from agent_pipelines.cli import audit, event, execution, prompt, runtime, session, task, tick
+from agent_pipelines.cli.daemon import daemon
 from agent_pipelines.cli.deployment import Deployment
 from agent_pipelines.cli.init import init
 from agent_pipelines.cli.migrate import migrate
@@ -23,6 +24,7 @@ for group in (task, execution, tick, prompt, session, event, audit, runtime):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 app.command()(init)
 app.command()(migrate)
+app.command()(daemon)
 app.command()(up)
 
 
@@ -47,3 +49,7 @@ def begin(
 def main() -> None:
     """Run the command line."""
     app(prog_name="agent-pipelines")
+
+
+if __name__ == "__main__":
+    main()

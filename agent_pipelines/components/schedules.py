@@ -14,7 +14,7 @@ from agent_pipelines.core.clock import Microseconds, isoformat, to_microseconds
 from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.task import TaskSpec
-from agent_pipelines.core.trigger import Cron, Interval, trigger_name
+from agent_pipelines.core.trigger import Cron, Interval, is_to_the_second, trigger_name
 from agent_pipelines.engine.due import due_between, last_due, next_due
 from agent_pipelines.engine.revision import revision_of
 from agent_pipelines.engine.rhythm import EVERY_MINUTE, cron_lines
@@ -53,7 +53,9 @@ def _schedule(spec: TaskSpec, job_name: str, trigger: Cron | Interval, hub_of: H
 
     def evaluate(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         at, instance = to_microseconds(context.scheduled_execution_time), instance_of(context)
-        yield _Evaluation(hub_of(instance), instance, spec, trigger, lines, at).answer()
+        hub = hub_of(instance)
+        reason = _not_for_dagster(hub, spec, trigger)
+        yield _Evaluation(hub, instance, spec, trigger, lines, at).answer() if reason is None else dg.SkipReason(reason)
 
     return dg.ScheduleDefinition(
         name=name,
@@ -70,6 +72,18 @@ def _schedule(spec: TaskSpec, job_name: str, trigger: Cron | Interval, hub_of: H
             **declared(spec, job_name, trigger).schedule_metadata(),
         },
     )
+
+
+def _not_for_dagster(hub: Hub, spec: TaskSpec, trigger: Cron | Interval) -> str | None:
+    """Why Dagster's own scheduler is not to start anything here; None if it is."""
+    with hub.database.reading() as connection:
+        if hub.daemons.keeps_time(connection):
+            return "a daemon of agent-pipelines keeps the time of this schedule"
+    if spec.lane == "burst":
+        return "needs `agent-pipelines up`: this task shares its runs with others (lane: burst)"
+    if is_to_the_second(trigger):
+        return "needs `agent-pipelines up`: Dagster's own scheduler knows no seconds"
+    return None
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from weakref import WeakKeyDictionary
 
-from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.errors import DagsterRunAlreadyExists
 from dagster._core.remote_representation.code_location import CodeLocation
-from dagster._core.remote_representation.external import RemoteRepository
+from dagster._core.remote_representation.external import RemoteJob, RemoteRepository
 from dagster._core.run_coordinator import QueuedRunCoordinator
+from dagster._core.snap import ExecutionPlanSnapshot
 from dagster._core.storage.dagster_run import RunRecord
 from dagster._core.workspace.context import BaseWorkspaceRequestContext
 from pydantic import BaseModel, ConfigDict
@@ -17,11 +19,15 @@ from agent_pipelines.core.clock import Microseconds, from_microseconds, to_micro
 from agent_pipelines.core.declared import DECLARED, Declared
 from agent_pipelines.core.errors import DefinitionError, StorageError
 from agent_pipelines.core.ids import new_id
+from agent_pipelines.core.secrets import redactor
 from agent_pipelines.engine.launch import Launch, tag
 from agent_pipelines.engine.ticks import REPAIR, Tick
 
 QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
 """Dagster's name of the daemon that takes runs out of the queue."""
+
+# By the code location, which is another object whenever its code was loaded again.
+_plans: "WeakKeyDictionary[CodeLocation, dict[str, tuple[RemoteJob, ExecutionPlanSnapshot]]]" = WeakKeyDictionary()
 
 _OVER = frozenset({DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED})
 
@@ -71,19 +77,46 @@ class DagsterGateway:
         Raises DefinitionError if there is no such job, StorageError if runs of this instance are not queued.
         """
         run_id = run_id or new_id()
-        stored = self._instance.get_run_by_id(run_id)
-        if stored is None:
-            self._create(job_name, run_id, {**(tags or {}), **launch.tags()})
-            stored = self._instance.get_run_by_id(run_id)
+        stored = self._stored_or_new(job_name, run_id, {**(tags or {}), **launch.tags()})
         if stored is not None and stored.status is DagsterRunStatus.NOT_STARTED:
             # The queue stores a state and nothing else; what it is given besides matters to other coordinators only.
             self._instance.submit_run(run_id, self._context)  # pyright: ignore[reportArgumentType]
         return run_id
 
+    def start(self, job_name: str, run_id: str, tags: Mapping[str, str]) -> None:
+        """Start a run of a job at once, past the queue and its limits. It can be repeated, as `launch` can.
+
+        Raises DefinitionError if there is no such job, StorageError if the run launcher fails.
+        """
+        stored = self._stored_or_new(job_name, run_id, tags)
+        if stored is None or stored.status is not DagsterRunStatus.NOT_STARTED:
+            return
+        if self._context is None:
+            raise StorageError("starting a run at once needs the workspace of a daemon or a webserver")
+        try:
+            self._instance.launch_run(run_id, self._context)
+        except Exception as error:  # a launcher may raise anything
+            raise StorageError(f"run {run_id} of {job_name} could not be started: {redactor.text(str(error))}") from error
+
+    def cancel(self, run_id: str) -> bool:
+        """Ask for the end of a run; False if it is over already or nobody can end it."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.status in _OVER:
+            return False
+        if run.status in (DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED):
+            self._instance.report_run_canceled(run)
+            return True
+        return self._instance.run_launcher.terminate(run_id)
+
     def run_status(self, run_id: str) -> str | None:
         """Dagster's word for the state of a run; None if it has none of that id."""
         run = self._instance.get_run_by_id(run_id)
         return None if run is None else run.status.value
+
+    def exists(self, run_id: str) -> bool:
+        """Whether Dagster knows a run and has been asked to run it."""
+        run = self._instance.get_run_by_id(run_id)
+        return run is not None and run.status is not DagsterRunStatus.NOT_STARTED
 
     def is_over(self, run_id: str) -> bool:
         """Whether a run has ended or is gone."""
@@ -192,14 +225,17 @@ class DagsterGateway:
     def _repositories(self) -> Sequence[RemoteRepository]:
         return [repository for location in self._locations() for repository in location.get_repositories().values()]
 
+    def _stored_or_new(self, job_name: str, run_id: str, tags: Mapping[str, str]) -> DagsterRun | None:
+        stored = self._instance.get_run_by_id(run_id)
+        if stored is None:
+            self._create(job_name, run_id, tags)
+            stored = self._instance.get_run_by_id(run_id)
+        return stored
+
     def _create(self, job_name: str, run_id: str, tags: Mapping[str, str]) -> None:
         if self._context is None and not isinstance(self._instance.run_coordinator, QueuedRunCoordinator):
             raise StorageError("dagster.yaml: runs are not queued, so nothing would start this one; remove `run_coordinator`")
-        location, repository = self._find(job_name)
-        job = repository.get_full_job(job_name)
-        plan = location.get_execution_plan(
-            job, {}, step_keys_to_execute=None, known_state=None, instance=self._instance
-        ).execution_plan_snapshot
+        repository, job, plan = self._planned(job_name)
         try:
             self._instance.create_run(
                 job_name=job_name,
@@ -223,6 +259,16 @@ class DagsterGateway:
             )
         except DagsterRunAlreadyExists:
             return
+
+    def _planned(self, job_name: str) -> tuple[RemoteRepository, RemoteJob, ExecutionPlanSnapshot]:
+        """A job and its execution plan, which is asked for once as long as the code location stays the same."""
+        location, repository = self._find(job_name)
+        known = _plans.setdefault(location, {})
+        if job_name not in known:
+            job = repository.get_full_job(job_name)
+            plan = location.get_execution_plan(job, {}, step_keys_to_execute=None, known_state=None, instance=self._instance)
+            known[job_name] = (job, plan.execution_plan_snapshot)
+        return repository, *known[job_name]
 
     def _find(self, job_name: str) -> tuple[CodeLocation, RemoteRepository]:
         found = [

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.invocation import Origin
+from agent_pipelines.engine.ticks import REPAIR, Tick
 
 _VISIBLE = frozenset({"application", "task", "trigger", "verdict"})
 
@@ -50,3 +51,23 @@ class Launch(BaseModel):
             if (text := tags.get(tag(name))) is not None:
                 fields[name] = text if field.annotation in (str, Origin, str | None) else json.loads(text)
         return cls.model_validate(fields) if "trigger" in fields else None
+
+
+def launch_of(tick: Tick) -> tuple[str, Launch, dict[str, str]]:
+    """The job that a tick is run by, what its run is told, and further tags of the run."""
+    if tick.trigger == REPAIR:
+        launch = Launch.model_validate(tick.inputs["launch"])
+        return launch.task.replace("/", "__"), launch, {tag(REPAIR): tick.occurrence}
+    variables, event_id = tick.inputs.get("variables"), tick.inputs.get("event_id")
+    launch = Launch(
+        task=tick.path,
+        trigger=tick.trigger,
+        origin=tick.origin,
+        occurrence=tick.occurrence,
+        due_at=tick.due_at,
+        logical_at=tick.logical_at,
+        actor=tick.actor,
+        event_id=event_id if isinstance(event_id, str) else None,
+        variables=variables if isinstance(variables, dict) else {},
+    )
+    return f"{tick.application}__{tick.task}", launch, {}

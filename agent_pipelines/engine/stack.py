@@ -1,4 +1,4 @@
-"""The processes of one deployment on one machine: Dagster's web server, daemon and code server."""
+"""Starting and stopping the processes of one deployment on one machine."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def prepare_home(project: Path, home: Path) -> Path:
 
 
 class Stack:
-    """`dagster dev` for a project, in a process group of its own, so that stopping it leaves no orphan."""
+    """Code servers, web server and daemon of a project, in a process group of their own, so that stopping leaves no orphan."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Stack:
             raise StackError(f"port {self.port} on {self.host} is in use; stop what uses it or choose another with --port")
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self._log = self.log_path.open("ab")
-        command = [sys.executable, "-m", "dagster", "dev", "--host", self.host, "--port", str(self.port)]
+        command = [sys.executable, "-m", "agent_pipelines.engine.services", "--host", self.host, "--port", str(self.port)]
         self._process = subprocess.Popen(
             [*command, *self._target()],
             cwd=self.project,
@@ -142,7 +142,7 @@ class Stack:
 
     def _target(self) -> list[str]:
         workspace = self.project / "workspace.yaml"
-        return ["-w", str(workspace)] if workspace.is_file() else []
+        return ["--workspace", str(workspace)] if workspace.is_file() else []
 
     def _locations(self) -> "list[_Location] | None":
         try:

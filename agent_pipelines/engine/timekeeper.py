@@ -61,6 +61,14 @@ class Look:
     is_behind: bool = False
 
 
+@dataclass(frozen=True)
+class Following:
+    """When something is due next or is to begin, and when the first tick is to begin that waits for a run of its own."""
+
+    at: Microseconds | None
+    begins_at: Microseconds | None
+
+
 class Timekeeper:
     """Looks at what is due and claims it, in one transaction a look.
 
@@ -103,16 +111,14 @@ class Timekeeper:
             is_behind=len(due) == _TRIGGERS or any(len(each.ticks) >= 1_000 for each in plans),
         )
 
-    def next_look(self) -> Microseconds | None:
-        """When something is due next, or is to begin that waits for a run of its own; None if nothing is known to be."""
+    def following(self) -> Following:
+        """When there is something to do next."""
         with self._database.reading() as connection:
             burst = self._triggers.next_due_at(connection, "burst")
-            instants = [
-                self._triggers.next_due_at(connection, "run"),
-                self._ticks.next_begin(connection, lane="run"),
-                None if burst is None else burst - AHEAD,
-            ]
-        return min((instant for instant in instants if instant is not None), default=None)
+            run = self._triggers.next_due_at(connection, "run")
+            begins_at = self._ticks.next_begin(connection, lane="run")
+        instants = (run, begins_at, None if burst is None else burst - AHEAD)
+        return Following(min((instant for instant in instants if instant is not None), default=None), begins_at)
 
     def _plan(self, trigger: StoredTrigger, now: Microseconds, at_work: dict[tuple[TaskKey, str], list[AtWork]]) -> Plan:
         until = now + AHEAD if trigger.lane == "burst" else now

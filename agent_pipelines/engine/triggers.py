@@ -2,18 +2,20 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from sqlalchemy.dialects import postgresql, sqlite
 
-from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.core.clock import Clock, Microseconds, isoformat
+from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.core.trigger import Trigger, trigger_name
-from agent_pipelines.engine.due import next_due
+from agent_pipelines.engine.due import due_between, next_due
 from agent_pipelines.engine.revision import revision_of
-from agent_pipelines.engine.ticks import Ticks
+from agent_pipelines.engine.ticks import NewTick, Ticks
 from agent_pipelines.store.tables import trigger_history, triggers
 
 Source = Literal["declared", "registered"]
@@ -151,6 +153,7 @@ class Triggers:
             connection.execute(triggers.insert(), {**_columns(task, trigger_name(trigger)), **values})
         else:
             if not goes_on:
+                self._close_account(connection, known, now, f"{state} by {actor}" if state != "on" else f"edited by {actor}")
                 why = f"withdrawn: the trigger was edited by {actor}" if state == "on" else f"withdrawn: {state} by {actor}"
                 self._ticks.withdraw(connection, task, trigger_name(trigger), due_after=now, reason=why)
             same = {name: value for name, value in known.model_dump(mode="json").items() if name in values}
@@ -213,6 +216,7 @@ class Triggers:
         if known is None or known.state == "removed":
             return False
         now = self._clock.now()
+        self._close_account(connection, known, now, f"removed by {actor}")
         self._ticks.withdraw(connection, task, name, due_after=now, reason=f"withdrawn: removed by {actor}")
         values = {"state": "removed", "reason": reason, "next_due_at": None}
         connection.execute(triggers.update().where(triggers.c.seq == known.seq).values(**values))
@@ -312,6 +316,31 @@ class Triggers:
             query = query.where(h.c.effective_at < effective_to)
         query = query.order_by(h.c.workspace, h.c.application, h.c.task, h.c.trigger, h.c.seq)
         return [HistoryEntry.model_validate(row) for row in connection.execute(query).mappings()]
+
+    def _close_account(self, connection: sa.Connection, known: StoredTrigger, now: Microseconds, why: str) -> None:
+        """Miss what was due while the trigger was as it was, and that nobody has looked at."""
+        if known.state != "on" or known.next_due_at is None:
+            return
+        reason = f"nobody looked after {isoformat(known.looked_until)}, and then the trigger was {why}"
+        unseen = (
+            NewTick(
+                task=known.task_key,
+                trigger=known.trigger,
+                revision=known.revision,
+                due_at=due_at,
+                logical_at=known.definition.logical_at(due_at),
+                begins_at=due_at,
+                lane=known.lane,
+                priority=known.priority,
+                spec_hash=known.spec_hash,
+                inputs={},
+                verdict=Verdict.MISSED,
+                reason=reason,
+            )
+            for due_at in due_between(known.definition, known.looked_until, now)
+        )
+        while some := list(islice(unseen, 1_000)):
+            self._ticks.claim_many(connection, some)
 
     def _note(
         self, connection: sa.Connection, task: TaskKey, name: str, values: Mapping[str, Any], actor: str, now: Microseconds
