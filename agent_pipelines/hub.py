@@ -16,6 +16,7 @@ from agent_pipelines.execution.runner import Runner
 from agent_pipelines.governance.audit import Audit
 from agent_pipelines.ledger.executions import Executions
 from agent_pipelines.ledger.ledger import Ledger
+from agent_pipelines.registry.pauses import Pauses
 from agent_pipelines.registry.registered import RegisteredTasks
 from agent_pipelines.registry.registry import Registry
 from agent_pipelines.store.database import Database
@@ -68,6 +69,10 @@ class Hub:
     @cached_property
     def registry(self) -> Registry:
         return Registry(self.database, self.ledger.specs, self.registered, self.triggers, self.ticks, self.audit, self.clock)
+
+    @cached_property
+    def pauses(self) -> Pauses:
+        return Pauses(self.database, self.triggers, self.audit)
 
     @cached_property
     def prompts(self) -> Prompts:
