@@ -163,8 +163,8 @@ def diff(
     assert known.version is not None
     later = new or known.version
     earlier = old or max(later - 1, 1)
-    sides = [_yaml_of(deployment, known, number) for number in (earlier, later)]
-    lines = difflib.unified_diff(*sides, f"version {earlier}", f"version {later}", lineterm="")
+    before, after = (_yaml_of(deployment, known, number) for number in (earlier, later))
+    lines = difflib.unified_diff(before, after, f"version {earlier}", f"version {later}", lineterm="")
     words = "\n".join(lines)
     if as_json:
         render.document({"old": earlier, "new": later, "diff": words})

@@ -129,7 +129,7 @@ def show(context: typer.Context, task: Name, as_json: AsJson = False) -> None:
             "intent": spec.intent,
             "agent": spec.agent,
             "comes from": known.found_in,
-            "state": known.state if known.reason is None else f"{known.state}: {known.reason}",
+            "switched": known.state if known.reason is None else f"{known.state}: {known.reason}",
             "prompt comes from": known.prompt_in,
             "specification": spec.spec_hash[:12],
             "prompt version": "none yet" if version is None else f"{version.short}, by {version.actor}",
@@ -313,9 +313,9 @@ def _summary(overview: "TaskOverview") -> dict[str, Any]:
         "found_in": overview.task.found_in,
         "prompt_in": overview.task.prompt_in,
         "declared": overview.task.is_declared,
-        "version": overview.task.version,
-        "state": overview.task.state,
-        "reason": overview.task.reason,
+        "registered": None
+        if overview.task.version is None
+        else {"version": overview.task.version, "state": overview.task.state, "reason": overview.task.reason},
         "triggers": [
             {
                 "name": trigger.name,
