@@ -14,7 +14,7 @@ FLOORS = (
     ("core",),
     ("store",),
     ("runtimes", "context", "governance", "ledger", "engine"),
-    ("execution", "evolution", "insight", "adopt"),
+    ("execution", "evolution", "insight", "adopt", "registry"),
     ("hub",),
     ("components", "web", "frames"),
     ("definitions",),
@@ -26,7 +26,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FOREIGN = {
     "dagster": {"components", "engine", "definitions", "cli/scaffold.py"},
     "dagster_postgres": {"engine"},
-    "sqlalchemy": {"store", "context", "governance", "ledger", "engine"},
+    "sqlalchemy": {"store", "context", "governance", "ledger", "engine", "registry/registered.py"},
     "alembic": {"store"},
     "httpx": {"runtimes"},
     "httpx_aiohttp": {"runtimes"},

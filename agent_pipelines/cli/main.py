@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from agent_pipelines.cli import audit, event, execution, prompt, runtime, session, task, tick
+from agent_pipelines.cli import audit, event, execution, prompt, registered, runtime, session, task, tick
 from agent_pipelines.cli.daemon import daemon
 from agent_pipelines.cli.deployment import Deployment
 from agent_pipelines.cli.init import init
@@ -20,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+task.app.add_typer(registered.app)
 for group in (task, execution, tick, prompt, session, event, audit, runtime):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 app.command()(init)

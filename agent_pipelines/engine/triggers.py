@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_pipelines.core.clock import Clock, Microseconds, isoformat
 from agent_pipelines.core.execution import Verdict
@@ -80,6 +81,20 @@ class HistoryEntry(BaseModel):
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a trigger is to be."""
+
+    task: TaskKey
+    trigger: Trigger
+    source: Source
+    state: Literal["on", "off", "paused"]
+    lane: Literal["run", "burst"] = "run"
+    priority: int = 0
+    spec_hash: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Move:
     """How far a trigger has been looked at now; `marks` of None stay as they are."""
 
@@ -150,6 +165,50 @@ class Triggers:
                 return True
         self._note(connection, task, trigger_name(trigger), values, actor, now)
         return True
+
+    def put_many(self, connection: sa.Connection, wanted: Sequence[Wanted], *, actor: str) -> None:
+        """The same for many triggers, in few statements for those that nobody has put before."""
+        now = self._clock.now()
+        rows = [
+            {
+                **_columns(each.task, trigger_name(each.trigger)),
+                "source": each.source,
+                "definition": each.trigger.model_dump(mode="json"),
+                "revision": revision_of(each.trigger),
+                "lane": each.lane,
+                "priority": each.priority,
+                "spec_hash": each.spec_hash,
+                "state": each.state,
+                "reason": each.reason,
+                "since": now,
+                "looked_until": now,
+                "next_due_at": next_due(each.trigger, now) if each.state == "on" else None,
+                "marks": {},
+            }
+            for each in wanted
+        ]
+        if not rows:
+            return
+        insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(triggers).on_conflict_do_nothing()
+        key = (triggers.c.workspace, triggers.c.application, triggers.c.task, triggers.c.trigger)
+        new = {tuple(row) for row in connection.execute(insert.returning(*key), rows)}
+        told = [row for row in rows if (row["workspace"], row["application"], row["task"], row["trigger"]) in new]
+        if told:
+            connection.execute(trigger_history.insert(), [_entry(row, actor, now) for row in told])
+        for each in wanted:
+            if (*each.task, trigger_name(each.trigger)) not in new:
+                self.put(
+                    connection,
+                    each.task,
+                    each.trigger,
+                    source=each.source,
+                    state=each.state,
+                    actor=actor,
+                    lane=each.lane,
+                    priority=each.priority,
+                    spec_hash=each.spec_hash,
+                    reason=each.reason,
+                )
 
     def remove(self, connection: sa.Connection, task: TaskKey, name: str, *, actor: str, reason: str | None = None) -> bool:
         """A trigger is not declared any more; False if it was not there. Its history stays, and tells so."""
@@ -306,9 +365,7 @@ class Triggers:
     def _note(
         self, connection: sa.Connection, task: TaskKey, name: str, values: Mapping[str, Any], actor: str, now: Microseconds
     ) -> None:
-        told = {key: values[key] for key in ("source", "definition", "revision", "state", "reason")}
-        row = {**_columns(task, name), **told, "actor": actor, "effective_at": now, "observed_at": now}
-        connection.execute(trigger_history.insert(), row)
+        connection.execute(trigger_history.insert(), _entry({**_columns(task, name), **values}, actor, now))
 
 
 _ADVANCE = (
@@ -321,6 +378,13 @@ _ADVANCE = (
     )
     .values(looked_until=sa.bindparam("until"), next_due_at=sa.bindparam("following"), marks=sa.bindparam("places"))
 )
+
+
+_TOLD = ("workspace", "application", "task", "trigger", "source", "definition", "revision", "state", "reason")
+
+
+def _entry(values: Mapping[str, Any], actor: str, now: Microseconds) -> dict[str, Any]:
+    return {**{name: values[name] for name in _TOLD}, "actor": actor, "effective_at": now, "observed_at": now}
 
 
 def _columns(task: TaskKey, name: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from agent_pipelines.core.clock import Clock
 from agent_pipelines.core.task import TaskKey, TaskSpec
 from agent_pipelines.store.insertion import insert_new
-from agent_pipelines.store.tables import task_specs
+from agent_pipelines.store.tables import registered_tasks, task_specs
 
 # Specifications that a database is known to hold, so that not every execution has to offer its own: those that an earlier
 # transaction has left there. What a transaction has made itself may still be undone.
@@ -61,8 +61,14 @@ class TaskSpecs:
         )
         return [(row.spec_hash, row.created_at) for row in connection.execute(query.order_by(task_specs.c.created_at.desc()))]
 
-    def tasks(self, connection: sa.Connection, *, workspace: str = "default") -> Sequence[TaskKey]:
-        """The tasks that have ever run, by name."""
+    def tasks(
+        self, connection: sa.Connection, *, workspace: str = "default", unregistered_only: bool = False
+    ) -> Sequence[TaskKey]:
+        """The tasks that have ever run or were registered, by name; or those of them that are not registered now."""
         names = (task_specs.c.application, task_specs.c.task)
         query = sa.select(*names).where(task_specs.c.workspace == workspace).distinct().order_by(*names)
+        if unregistered_only:
+            r = registered_tasks
+            same = (r.c.workspace == workspace, r.c.application == names[0], r.c.task == names[1])
+            query = query.where(~sa.exists().where(*same, r.c.state != "removed"))
         return [(workspace, row.application, row.task) for row in connection.execute(query)]

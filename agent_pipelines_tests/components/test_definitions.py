@@ -9,7 +9,7 @@ import pytest
 
 import agent_pipelines
 from agent_pipelines import DefinitionError, definitions
-from agent_pipelines.components.problems import DefinitionErrors
+from agent_pipelines.core.problems import DefinitionErrors
 from agent_pipelines_tests.components.project import AGENT, Project
 
 

@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from agent_pipelines import AgentTask, Cron, DefinitionError, Event
-from agent_pipelines.components.problems import DefinitionErrors
 from agent_pipelines.components.task import TaskAttributes
 from agent_pipelines.core.errors import ErrorClass
+from agent_pipelines.core.problems import DefinitionErrors
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.project_tree import ProjectTree
 from agent_pipelines_tests.components.project import Project

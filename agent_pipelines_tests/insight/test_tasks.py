@@ -9,7 +9,7 @@ from agent_pipelines_tests.insight.filled import CHECKER, DIGEST, Filled
 def look(filled: Filled, spec: TaskSpec, *, is_declared: bool = True, **switched: bool) -> TaskOverview:
     task = KnownTask(spec, "defs.yaml:2", is_declared)
     hub = filled.hub
-    return overview(hub.database, hub.ledger, task, now=hub.clock.now(), switched=switched)
+    return overview(hub.database, hub.ledger, hub.triggers, task, now=hub.clock.now(), switched=switched)
 
 
 def test_a_task_with_its_newest_execution_and_next_due_instant(filled: Filled) -> None:
