@@ -14,8 +14,8 @@ _WEEK = timedelta(days=7)
 class CronFields:
     """Six fields, seconds first.
 
-    `last_weekdays` are the days of the week (Sunday is 0) that are meant where they are the last ones of their month, `nth_weekdays`
-    those that are meant where they are the first, second and so on. `counts_time` says that minutes or hours begin with a star.
+    `last_weekdays` are days of the week (Sunday is 0) that are meant where they are the last ones of their month, `nth_weekdays`
+    those that are meant where they are the first, second and so on. `counts_time`: minutes or hours begin with a star.
     """
 
     seconds: tuple[int, ...]
