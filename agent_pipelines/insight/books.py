@@ -30,9 +30,9 @@ class Gap:
 class Account:
     """One trigger of one task: everything that was due is in exactly one of `verdicts`, `open` and `gaps`.
 
-    Of what was due, `found` was not expected independently. Of what is open, `overdue` has been so for too long. Besides: `not_yet`
-    may still come, `extras` are ticks that nobody expects, `withdrawn` those that were taken back before they were due, `doubles`
-    second ticks of one instant.
+    Of what was due, `found` was not expected independently; of what is open, `overdue` has been so for too long. Besides there
+    are `not_yet`, instants that may still get their tick, `extras`, ticks that nobody expects, `withdrawn`, ticks that were taken
+    back before they were due, and `doubles`, second ticks of one instant.
     """
 
     task_key: TaskKey

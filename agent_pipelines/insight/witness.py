@@ -294,7 +294,7 @@ def _expected(periods: Iterable[OnPeriod], since: Microseconds, until: Microseco
 
     Triggers that are due at the same instants are enumerated once: of many there are few kinds.
     """
-    alike: dict[object, tuple[Trigger, list[Key]]] = {}
+    alike: dict[tuple[object, Microseconds, Microseconds], tuple[Trigger, list[Key]]] = {}
     for period in periods:
         after = max(since, period.after)
         last = until if period.until is None else min(until, period.until)
@@ -322,8 +322,8 @@ def _side_by_side(
     expected: Iterator[Expectation], ticks: Iterator[DueTick]
 ) -> Iterator[tuple[Microseconds, list[Key], list[DueTick]]]:
     """Both in order of their instants, instant by instant: never more than those of one instant at a time."""
-    wanted = groupby(expected, key=itemgetter(0))
-    given = groupby(ticks, key=attrgetter("due_at"))
+    wanted: Iterator[tuple[Microseconds, Iterator[Expectation]]] = groupby(expected, key=itemgetter(0))
+    given: Iterator[tuple[Microseconds, Iterator[DueTick]]] = groupby(ticks, key=attrgetter("due_at"))
     left, right = next(wanted, None), next(given, None)
     while left is not None or right is not None:
         instant = min(each[0] for each in (left, right) if each is not None)
