@@ -18,6 +18,7 @@ from agent_pipelines.components.resource import agent_of_key
 from agent_pipelines.components.retention import retention_job, retention_schedule
 from agent_pipelines.components.sensors import reconciler_sensor
 from agent_pipelines.components.task import AgentTask
+from agent_pipelines.components.witness import ticks_asset, ticks_check, witness_sensor
 from agent_pipelines.core.declared import Declared
 from agent_pipelines.core.errors import DefinitionError
 from agent_pipelines.core.problems import refuse
@@ -29,8 +30,9 @@ from agent_pipelines.engine.project_tree import ProjectTree
 def definitions(path: Path | str, *, kept_days: int | None = None, bursts: BurstSettings | None = None) -> dg.Definitions:
     """Load the defs folder of the dg project that a path lies in, and check that its tasks fit together.
 
-    Adds what every project has: runs execute in one process, a sensor closes what a lost run left open, each workspace has a
-    lane for bursts (`bursts` are their settings), and with `kept_days` a daily job removes what is older. Opens nothing.
+    Adds what every project has: runs execute in one process, a sensor closes what a lost run left open, another one tells of
+    due instants without a tick, which a check on the asset `agent_pipelines/ticks` shows, each workspace has a lane for bursts
+    (`bursts` are their settings), and with `kept_days` a daily job removes what is older. Opens nothing.
     Raises DefinitionError that names file, field and fix, for all problems found at once.
 
         @dg.definitions
@@ -48,7 +50,9 @@ def definitions(path: Path | str, *, kept_days: int | None = None, bursts: Burst
     retention = None if kept_days is None else retention_job()
     added = dg.Definitions(
         executor=dg.in_process_executor if loaded.executor is None else None,
-        sensors=[reconciler_sensor()],
+        assets=[ticks_asset()],
+        asset_checks=[ticks_check()],
+        sensors=[reconciler_sensor(), witness_sensor()],
         jobs=[] if retention is None else [retention],
         schedules=[] if retention is None or kept_days is None else [retention_schedule(retention, kept_days=kept_days)],
     )

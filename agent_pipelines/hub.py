@@ -15,6 +15,7 @@ from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.execution.burst import BurstNouns
 from agent_pipelines.execution.runner import Runner
 from agent_pipelines.governance.audit import Audit
+from agent_pipelines.insight.witness import Witness
 from agent_pipelines.ledger.executions import Executions
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.registry.pauses import Pauses
@@ -74,6 +75,10 @@ class Hub:
     @cached_property
     def pauses(self) -> Pauses:
         return Pauses(self.database, self.triggers, self.audit)
+
+    @cached_property
+    def witness(self) -> Witness:
+        return Witness(self.database, self.triggers, self.ticks, self.inbox, self.executions, self.clock)
 
     @cached_property
     def prompts(self) -> Prompts:

@@ -109,6 +109,12 @@ class Inbox:
         rows = connection.execute(sa.select(inbox).where(inbox.c.seq.in_(seqs)).order_by(inbox.c.seq)).mappings()
         return [InboxEvent.model_validate(row) for row in rows]
 
+    def types(self, connection: sa.Connection, *, since: Microseconds, until: Microseconds) -> set[tuple[str, str]]:
+        """Workspace and type of the events that were received between two instants, both included."""
+        query = sa.select(inbox.c.workspace, inbox.c.type).distinct()
+        rows = connection.execute(query.where(inbox.c.received_at >= since, inbox.c.received_at <= until))
+        return {(row.workspace, row.type) for row in rows}
+
     def forget(self, connection: sa.Connection, *, received_before: Microseconds, limit: int) -> int:
         """Remove events; returns how many. An event that is sent again with an old key is new then."""
         old = sa.select(inbox.c.seq).where(inbox.c.received_at < received_before).order_by(inbox.c.received_at).limit(limit)

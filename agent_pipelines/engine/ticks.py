@@ -1,8 +1,8 @@
 """The ledger of what was due: one row for each due instant or event of a trigger, one verdict for each row."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -90,6 +90,23 @@ class NewTick:
     reason: str | None = None
     waits_for: str | None = None
     id: str = field(default_factory=new_id)
+
+
+class DueTick(NamedTuple):
+    """What the books need to know of a tick, and no more: they read very many."""
+
+    seq: int
+    due_at: Microseconds
+    workspace: str
+    application: str
+    task: str
+    trigger: str
+    origin: str
+    begins_at: Microseconds
+    claimed_at: Microseconds
+    waits_for: str | None
+    verdict: str | None
+    reason: str | None
 
 
 _CLAIMED_AT_ONCE = 1_000
@@ -377,6 +394,30 @@ class Ticks:
             query = query.where(ticks.c.seq < before)
         rows = connection.execute(query.order_by(ticks.c.seq.desc()).limit(limit)).mappings()
         return [Tick.model_validate(row) for row in rows]
+
+    def due(
+        self,
+        connection: sa.Connection,
+        *,
+        after: Microseconds,
+        until: Microseconds,
+        workspace: str | None = None,
+        application: str | None = None,
+        task: str | None = None,
+        page: int = 10_000,
+    ) -> Iterator[DueTick]:
+        """The ticks due later than `after` and not later than `until`, in that order, read a page at a time."""
+        query = sa.select(*(ticks.c[name] for name in DueTick._fields)).where(ticks.c.due_at > after, ticks.c.due_at <= until)
+        for column, value in ((ticks.c.workspace, workspace), (ticks.c.application, application), (ticks.c.task, task)):
+            if value is not None:
+                query = query.where(column == value)
+        query = query.order_by(ticks.c.due_at, ticks.c.seq).limit(page)
+        found = connection.execute(query).all()
+        while found:
+            yield from (DueTick(*row) for row in found)
+            last = found[-1]
+            place = sa.tuple_(sa.literal(last.due_at), sa.literal(last.seq))
+            found = connection.execute(query.where(sa.tuple_(ticks.c.due_at, ticks.c.seq) > place)).all()
 
     def rows(
         self,

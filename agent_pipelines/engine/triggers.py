@@ -1,12 +1,14 @@
 """The triggers of all tasks: which are on, how far each has been looked at, and what they were before."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_pipelines.core.clock import Clock, Microseconds, isoformat
@@ -92,6 +94,20 @@ class Wanted:
     priority: int = 0
     spec_hash: str | None = None
     reason: str | None = None
+
+
+@dataclass(frozen=True)
+class OnPeriod:
+    """A stretch of time in which a trigger was on with one definition: later than `after`, and not later than `until`.
+
+    `until` is None while it still is.
+    """
+
+    task_key: TaskKey
+    trigger: str
+    definition: Trigger
+    after: Microseconds
+    until: Microseconds | None
 
 
 @dataclass(frozen=True)
@@ -362,6 +378,38 @@ class Triggers:
         while some := list(islice(unseen, 1_000)):
             self._ticks.claim_many(connection, some)
 
+    def on_periods(
+        self,
+        connection: sa.Connection,
+        *,
+        since: Microseconds,
+        until: Microseconds,
+        workspace: str | None = None,
+        application: str | None = None,
+        task: str | None = None,
+    ) -> Iterator[OnPeriod]:
+        """When triggers were on between two instants, as their history tells it; one by one, for there may be many."""
+        h = trigger_history
+        same = (h.c.workspace, h.c.application, h.c.task, h.c.trigger)
+        ends_at = sa.func.lead(h.c.effective_at).over(partition_by=same, order_by=h.c.seq).label("ends_at")
+        entries = sa.select(*same, h.c.definition, h.c.state, h.c.effective_at, ends_at)
+        for column, value in zip(same, (workspace, application, task), strict=False):
+            if value is not None:
+                entries = entries.where(column == value)
+        entry = entries.subquery().c
+        is_on = (entry.state == "on", entry.effective_at < until, sa.or_(entry.ends_at.is_(None), entry.ends_at > since))
+        columns = (entry.workspace, entry.application, entry.task, entry.trigger, entry.definition)
+        query = sa.select(*columns, entry.effective_at, entry.ends_at).where(*is_on)
+        for row in connection.execute(query):
+            definition = _defined(json.dumps(row.definition, sort_keys=True))
+            yield OnPeriod((row.workspace, row.application, row.task), row.trigger, definition, row.effective_at, row.ends_at)
+
+    def known_since(self, connection: sa.Connection, task: TaskKey, name: str) -> Microseconds | None:
+        """When a trigger was seen first; None if it never was."""
+        query = sa.select(sa.func.min(trigger_history.c.effective_at)).where(trigger_history.c.trigger == name)
+        of_task = zip(("workspace", "application", "task"), task, strict=True)
+        return connection.execute(query.where(*(trigger_history.c[column] == value for column, value in of_task))).scalar()
+
     def _note(
         self, connection: sa.Connection, task: TaskKey, name: str, values: Mapping[str, Any], actor: str, now: Microseconds
     ) -> None:
@@ -385,6 +433,14 @@ _TOLD = ("workspace", "application", "task", "trigger", "source", "definition", 
 
 def _entry(values: Mapping[str, Any], actor: str, now: Microseconds) -> dict[str, Any]:
     return {**{name: values[name] for name in _TOLD}, "actor": actor, "effective_at": now, "observed_at": now}
+
+
+_trigger = TypeAdapter[Trigger](Annotated[Trigger, Field(discriminator="kind")])
+
+
+@lru_cache(maxsize=16_384)
+def _defined(definition: str) -> Trigger:
+    return _trigger.validate_json(definition)
 
 
 def _columns(task: TaskKey, name: str) -> dict[str, str]:
