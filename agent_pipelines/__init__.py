@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from agent_pipelines.components.decorator import agent_task as agent_task
     from agent_pipelines.components.op import agent_op as agent_op
     from agent_pipelines.components.task import AgentTask as AgentTask
+    from agent_pipelines.core.calendar import Calendar as Calendar
     from agent_pipelines.core.errors import DefinitionError as DefinitionError
     from agent_pipelines.core.errors import ErrorClass as ErrorClass
     from agent_pipelines.core.errors import RuntimeFailure as RuntimeFailure
@@ -39,6 +40,7 @@ _HOMES = {
     "AgentTask": "components.task",
     "AssetUpdate": "core.trigger",
     "At": "core.trigger",
+    "Calendar": "core.calendar",
     "CheckResult": "core.execution",
     "Checkpoint": "core.event",
     "Cron": "core.trigger",
@@ -69,6 +71,7 @@ __all__ = [
     "AgentTask",
     "AssetUpdate",
     "At",
+    "Calendar",
     "CheckResult",
     "Checkpoint",
     "Cron",
