@@ -63,7 +63,7 @@ class Calendar(BaseModel):
 def _year(country: str, subdivision: str | None, year: int) -> "HolidayBase":
     import holidays
 
-    return holidays.country_holidays(country, subdiv=subdivision, years=year, expand=False)
+    return holidays.country_holidays(country, subdiv=subdivision, years=year, expand=False, language="en_US")
 
 
 def _is_weekend(year: "HolidayBase", day: date) -> bool:

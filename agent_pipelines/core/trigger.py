@@ -122,7 +122,7 @@ class TimeTrigger(TriggerBase):
     @classmethod
     def _is_bound(cls, value: str | None) -> str | None:
         if value is not None and _instant(value) < 0:
-            raise ValueError(f"{value} lies before 1970; leave it out")
+            raise ValueError(f"{value} lies before 1970; write a later instant, or leave it out")
         return value
 
     @property

@@ -22,7 +22,7 @@ def calendar(**values: Any) -> Calendar:
         ({"days": "holidays"}, "2026-12-25", None),
         ({"days": "holidays"}, "2026-12-28", "2026-12-28 is no holiday in DE"),
         ({}, "2026-01-06", None),
-        ({"subdivision": "BY"}, "2026-01-06", "2026-01-06 is a holiday in DE-BY: "),
+        ({"subdivision": "BY"}, "2026-01-06", "2026-01-06 is a holiday in DE-BY: Epiphany"),
         ({"closed": ["2026-12-28"]}, "2026-12-28", "2026-12-28 is a holiday in DE: closed"),
         ({"closed": ["2026-12-28"], "days": "holidays"}, "2026-12-28", None),
         ({"country": "CN"}, "2026-02-14", None),  # a Saturday of work, in exchange for a day of the New Year

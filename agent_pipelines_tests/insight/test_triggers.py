@@ -54,8 +54,8 @@ def test_triggers_in_words(trigger: dict[str, Any], words: str) -> None:
         (
             {"kind": "cron", "cron": "0,1 6 * * *", "overlap": "skip"},
             [
-                "Due as often as every 1m, but an attempt may take up to 5m: with `overlap: skip` ticks are skipped while one is at "
-                "work.",
+                "Due as often as every 1m, but an attempt may take up to 5m: "
+                "with `overlap: skip` ticks are skipped while one is at work.",
             ],
         ),
         (
