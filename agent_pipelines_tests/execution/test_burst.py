@@ -1,6 +1,10 @@
 import asyncio
+import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +17,7 @@ from agent_pipelines.engine.burst_settings import BurstSettings
 from agent_pipelines.execution.burst import Ended
 from agent_pipelines.hub import Hub
 from agent_pipelines.store.database import Database
+from agent_pipelines_tests.execution import killed_burst
 from agent_pipelines_tests.execution.bursting import (
     SETTINGS,
     Counting,
@@ -281,3 +286,26 @@ def test_a_burst_that_is_old_takes_no_further_ticks(database: Database) -> None:
 def test_every_burst_has_its_share_of_the_limit() -> None:
     assert BurstSettings().share == 50
     assert BurstSettings(runs=3, in_flight=2).share == 1
+
+
+@pytest.mark.parametrize("boundary", ["take", "admit", "settle"])
+def test_killed_at_any_boundary_the_next_burst_finishes_and_nothing_is_done_twice(
+    hub: Hub, boundary: str, tmp_path: Path
+) -> None:
+    register(hub, *(spec(f"task{number}") for number in range(30)))
+    notes = tmp_path / "notes"
+    arguments = [hub.database.url.render_as_string(hide_password=False), "killed", boundary, str(notes)]
+    killed = subprocess.run([sys.executable, "-m", killed_burst.__name__, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with hub.database.transaction() as connection:  # as the keeper of the bursts and the reconciler do
+        given_back = hub.ticks.give_back(connection, "killed")
+        lost = [each.id for each in hub.executions.unfinished(connection)]
+        assert all(hub.executions.close_lost(connection, execution_id, "killed") for execution_id in lost)
+    assert given_back > 0 if boundary == "take" else lost
+    asyncio.run(worker(hub, killed_burst.Noting(notes), run_id="next").work())
+    assert verdicts(hub) == {"ran": 30}
+    ended = Counter(each.status for each in executions(hub))
+    assert ended == {Status.SUCCEEDED: 30 - len(lost), **({Status.FAILED: len(lost)} if lost else {})}
+    asked = Counter(notes.read_text().split())
+    assert max(asked.values()) == 1
+    assert len(asked) >= 30 - len(lost)
