@@ -1,0 +1,94 @@
+"""The definitions of a code location, loaded once and handed to every run."""
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import psutil
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+from dagster._core.definitions.repository_definition import RepositoryDefinition
+from dagster._core.origin import RepositoryPythonOrigin
+from dagster._serdes import serialize_value
+from dagster._utils.error import serializable_error_info_from_exc_info
+from dagster._utils.hosted_user_process import recon_repository_from_origin
+
+# Imported by a run when it first needs them.
+_OF_A_RUN = (
+    "dagster._core.execution.plan.execute_plan",
+    "dagster._core.executor.in_process",
+    "dagster._core.launcher",
+    "dagster._core.log_manager",
+    "dagster._core.storage.compute_log_manager",
+)
+
+
+class LoadError(Exception):
+    """The definitions cannot be loaded; `error` is Dagster's form of why."""
+
+    def __init__(self, words: str, error: str) -> None:
+        super().__init__(words)
+        self.error = error
+
+
+def preload(modules: Sequence[str]) -> None:
+    """Import what runs need."""
+    for name in (*_OF_A_RUN, *modules):
+        importlib.import_module(name)
+
+
+class Code:
+    """One code location."""
+
+    def __init__(self, origin: RepositoryPythonOrigin) -> None:
+        self._repository = recon_repository_from_origin(origin)
+        self._definition: RepositoryDefinition | None = None
+
+    def load(self) -> None:
+        """Load the definitions, and let every reconstruction in this process and its forks have them. Raises LoadError."""
+        try:
+            self._definition = self._repository.get_definition()
+        except BaseException as error:
+            info = sys.exc_info()
+            words = traceback.format_exception_only(_first(error))[-1].strip()
+            raise LoadError(words, serialize_value(serializable_error_info_from_exc_info(info))) from error
+        self._share(self._definition)
+
+    def has_job(self, name: str) -> bool:
+        """Whether there is a job of a name."""
+        return self._definition is not None and self._definition.has_job(name)
+
+    def _share(self, definition: RepositoryDefinition) -> None:
+        # Dagster keeps one reconstructed job and would evaluate the definitions again for the next.
+        pointer = self._repository.pointer
+        stock = ReconstructableRepository.get_definition
+
+        def get_definition(repository: ReconstructableRepository) -> RepositoryDefinition:
+            data = repository.repository_load_data
+            if repository.pointer == pointer and (data is None or data == definition.repository_load_data):
+                return definition
+            return stock(repository)
+
+        ReconstructableRepository.get_definition = get_definition  # type: ignore[method-assign]
+
+
+def hindrance(allowed_threads: int) -> str | None:
+    """Why a fork of this process would not be safe, None if it is."""
+    process = psutil.Process()
+    threads = process.num_threads() - 1
+    if threads > allowed_threads:
+        return (
+            f"importing the code left {threads} thread{'s' if threads > 1 else ''} running, and {allowed_threads} "
+            f"{'is' if allowed_threads == 1 else 'are'} allowed; start threads inside ops, or set allowed_threads of run_launcher"
+        )
+    connections: list[Any] = process.net_connections(kind="inet")
+    if connections:
+        return f"importing the code left {len(connections)} network connections open; open them inside ops"
+    return None
+
+
+def _first(error: BaseException) -> BaseException:
+    while (cause := error.__cause__) is not None:
+        error = cause
+    return error
