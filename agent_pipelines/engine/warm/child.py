@@ -40,6 +40,7 @@ class Child:
         self._instance = instance
         self._records = records
         self._runs = runs
+        self._pid = os.getpid()
 
     def serve(self) -> None:
         """Execute what arrives, until nothing more does or the process has served long enough."""
@@ -65,28 +66,33 @@ class Child:
                 self._channel.send(Done(left))
 
     def _execute(self, task: Run) -> None:
+        run = self._instance.get_run_by_id(task.run_id)
+        if run is not None and run.status == DagsterRunStatus.CANCELING:
+            finish(self._instance, run, "The run was cancelled before its process began.")
+            return
+        if run is not None and task.note is not None:
+            self._instance.report_engine_event(task.note, run)
         progress = _Progress(begun=task.resume)
         words, error = "The process of the run returned before the run was over.", None
         body: Callable[..., int] = _resume_run_command_body if task.resume else _execute_run_command_body
-        watch = _Watch(self._instance, task.run_id, self._channel)
         try:
-            run = self._instance.get_run_by_id(task.run_id)
-            if run is not None and task.note is not None:
-                self._instance.report_engine_event(task.note, run)
-            watch.start()
-            body(task.run_id, self._instance, progress.note, set_exit_code_on_failure=False)
+            with _Watch(self._instance, task.run_id, self._channel):
+                body(task.run_id, self._instance, progress.note, set_exit_code_on_failure=False)
         except BaseException:
             error = serializable_error_info_from_exc_info(sys.exc_info())
             words = f"The run could not be executed: {error.message.strip()}"
-        finally:
-            watch.stop()
-        if not progress.over:
-            run = self._instance.get_run_by_id(task.run_id)
-            if run is not None and error is not None:
-                self._instance.report_engine_event(words, run, EngineEventData.engine_error(error))
-            if run is not None and (progress.begun or run.status != DagsterRunStatus.STARTED):
-                # Begun by somebody else it is theirs: only what this process began, or nobody, is closed.
-                finish(self._instance, run, words)
+        if os.getpid() != self._pid:
+            os._exit(1)  # a fork that the run made of itself has come back
+        if progress.over:
+            return
+        run = self._instance.get_run_by_id(task.run_id)
+        if run is None:
+            return
+        if error is not None:
+            self._instance.report_engine_event(words, run, EngineEventData.engine_error(error))
+        # Begun by somebody else it is theirs: only what this process began, or nobody, is closed.
+        if progress.begun or run.status != DagsterRunStatus.STARTED:
+            finish(self._instance, run, words)
 
 
 class _Progress:
@@ -109,10 +115,10 @@ class _Watch:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, name="warm-watch", daemon=True)
 
-    def start(self) -> None:
+    def __enter__(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
 
     def _look(self) -> None:

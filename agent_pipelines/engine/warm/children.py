@@ -36,13 +36,14 @@ class ChildProcess:
 
     process: ProcessIdentity
     channel: Channel | None = None
-    """None for one that was taken over, which is no child of ours."""
+    """None for one that was taken over, or has nothing more to say."""
     spawned: "subprocess.Popen[bytes] | None" = None
     task: Run | Close | None = None
     run_id: str | None = None
     served: int = 0
     free_since: float = field(default_factory=time.monotonic)
     ending: Ending | None = None
+    status: int | None = None
     words: str | None = None
     """Why we end it."""
     leaving: bool = False
@@ -52,14 +53,20 @@ class ChildProcess:
     def is_free(self) -> bool:
         return self.run_id is None and not self.leaving
 
-    def exit_status(self) -> int | None:
-        """How it ended; None while it runs, or if it is no child of ours."""
+    adopted: bool = False
+    """Whether it is no child of ours."""
+
+    def is_over(self) -> bool:
+        """Whether it has ended; then `status` is how, if that can be known."""
+        if self.adopted:
+            return not self.process.is_alive()
         if self.spawned is not None:
-            return self.spawned.poll()
-        with suppress(ChildProcessError):
-            pid, status = os.waitpid(self.process.pid, os.WNOHANG)
-            return None if pid == 0 else os.waitstatus_to_exitcode(status)
-        return None
+            self.status = self.spawned.poll()
+            return self.status is not None
+        pid, status = os.waitpid(self.process.pid, os.WNOHANG)
+        if pid != 0:
+            self.status = os.waitstatus_to_exitcode(status)
+        return pid != 0
 
 
 class Children:
@@ -117,7 +124,7 @@ class Children:
     def adopt(self) -> None:
         """Take over the children of warm processes that died."""
         for record in self._records.adopt(self._own, self.address):
-            child = ChildProcess(record.process, run_id=record.run_id)
+            child = ChildProcess(record.process, run_id=record.run_id, adopted=True)
             self._children.append(child)
             if record.cancelled:
                 self._end(child)
@@ -127,7 +134,7 @@ class Children:
         for child in self._children:
             if child.run_id == run_id and not isinstance(child.task, Close):
                 if child.ending is None:
-                    self._records.update(run_id, cancelled=True)
+                    self._records.cancel(run_id)
                     self._end(child)
                 return True
         return False
@@ -151,12 +158,11 @@ class Children:
     def proceed(self) -> None:
         """Look after all of them: who ended, who is to end, who takes too much."""
         for child in list(self._children):
-            status = child.exit_status()
-            if status is not None or not child.process.is_alive():
+            if child.is_over():
                 if child.channel is not None:
                     self.hear(child)  # what it said last
                 self._children.remove(child)
-                self._buried(child, status)
+                self._buried(child)
             elif child.ending is not None:
                 child.ending.proceed()
             elif child.is_free and time.monotonic() - child.free_since > _IDLE:
@@ -239,16 +245,17 @@ class Children:
                 child.words = f"The process of the run took {used} MB of memory; memory_limit_mb of run_launcher is {limit}."
                 child.process.send_group(signal.SIGKILL)
 
-    def _buried(self, child: ChildProcess, status: int | None) -> None:
+    def _buried(self, child: ChildProcess) -> None:
         """A child is gone: if it left a run behind, close that."""
-        if child.run_id is None or self._records.get(child.run_id) is None:
+        if child.run_id is None:
+            return
+        if isinstance(child.task, Close):
+            _log.error("run %s could not be closed: %s", child.run_id, _how(child.status))
+            return
+        words = child.words or f"{_how(child.status)} before the run was over."
+        if not self._records.end(child.run_id, child.process, words):
             return
         child.process.send_group(signal.SIGKILL)  # what the run started
-        words = child.words or f"{_how(status)} before the run was over."
-        self._records.update(child.run_id, ended=words)
-        if isinstance(child.task, Close):
-            _log.error("run %s could not be closed: %s", child.run_id, _how(status))
-            return
         task = Close(child.run_id, words)
         closing = self._start(1, spawn=hindrance(self._settings.allowed_threads) is not None)
         closing.run_id = child.run_id

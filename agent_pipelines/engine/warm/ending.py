@@ -6,6 +6,7 @@ import time
 from agent_pipelines.engine.warm.identity import ProcessIdentity
 
 _POLL = 0.05
+_KILLED = 10.0  # seconds in which a killed process is gone, unless it waits for a device
 
 
 class Ending:
@@ -38,9 +39,13 @@ class Ending:
             time.sleep(_POLL)
 
 
-def kill(process: ProcessIdentity) -> None:
-    """Kill a process with its group, and wait until it is gone."""
+def kill(process: ProcessIdentity) -> bool:
+    """Kill a process with its group, and wait until it is gone; whether it is."""
+    deadline = time.monotonic() + _KILLED
     process.send_group(signal.SIGKILL)
     while process.is_alive():
+        if time.monotonic() > deadline:
+            return False
         time.sleep(_POLL)
         process.send_group(signal.SIGKILL)
+    return True

@@ -55,13 +55,15 @@ def _exists(pid: int) -> bool:
 
 def _started(pid: int) -> str | None:
     try:
-        # The name, in parentheses, may hold anything; state is the 3rd field, the start in ticks since boot the 22nd.
+        # The name, in parentheses, may hold anything. State is the 3rd field, the number of threads the 20th, the start in
+        # ticks since boot the 22nd. A zombie with other threads is still ending.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except ProcessLookupError:
         return None
     except FileNotFoundError:
         return None if Path("/proc/self/stat").exists() else _started_elsewhere(pid)
-    return None if fields[0] in (b"Z", b"X") else f"{_boot()}:{fields[19].decode()}"
+    is_gone = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+    return None if is_gone else f"{_boot()}:{fields[19].decode()}"
 
 
 def _started_elsewhere(pid: int) -> str | None:

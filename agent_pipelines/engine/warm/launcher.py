@@ -61,7 +61,9 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         if record is not None and not record.is_here:
             raise DagsterLaunchFailedError(f"run {run.run_id} was started on {record.host} and can be resumed there only")
         if record is not None:
-            kill(record.process)
+            self._place.records.end(run.run_id, record.process, "The run is resumed in another process.")
+            if not kill(record.process):
+                raise DagsterLaunchFailedError(f"run {run.run_id}: process {record.pid} cannot be killed, so it is not resumed")
             self._place.records.remove(run.run_id)
         self._start(run, resume=True)
 
@@ -75,7 +77,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             # The process sees by itself that its run is being cancelled.
             return True
         if not record.owner.is_alive() or not self._ask(record.socket, Cancel(run_id)):
-            self._place.records.update(run_id, cancelled=True)
+            self._place.records.cancel(run_id)
             threading.Thread(target=self._end, args=(record,), name=f"end-{run_id[:8]}", daemon=True).start()
         return True
 
@@ -90,9 +92,12 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             return CheckRunHealthResult(WorkerStatus.RUNNING, "the process of the run is not known on this machine")
         if not record.is_here:
             return CheckRunHealthResult(WorkerStatus.RUNNING, f"the process of the run is on {record.host}")
-        if record.ended is None and record.process.is_alive():
+        if record.process.is_alive() and record.ended is None:
             return CheckRunHealthResult(WorkerStatus.RUNNING, run_worker_id=str(record.pid))
-        kill(record.process)
+        if record.ended is None and record.owner.is_alive():
+            return CheckRunHealthResult(WorkerStatus.RUNNING, f"process {record.pid} of the run has just ended")
+        if not kill(record.process):
+            return CheckRunHealthResult(WorkerStatus.RUNNING, f"process {record.pid} of the run cannot be killed")
         words = record.ended or f"process {record.pid} of the run is gone"
         return CheckRunHealthResult(WorkerStatus.FAILED, words, run_worker_id=str(record.pid))
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from agent_pipelines.engine.warm.identity import ProcessIdentity
 
@@ -67,12 +66,24 @@ class RunRecords:
             return RunRecord(**json.loads(self._path(run_id).read_text()))
         return None
 
-    def update(self, run_id: str, **changes: Any) -> None:
-        """Change a record, if it is still there."""
+    def cancel(self, run_id: str) -> None:
+        """Write down that the process of a run is to end, for who takes it over."""
         with self._lock():
             record = self.get(run_id)
             if record is not None:
-                os.replace(self._write(replace(record, **changes)), self._path(run_id))
+                self._replace(replace(record, cancelled=True))
+
+    def end(self, run_id: str, process: ProcessIdentity, words: str) -> bool:
+        """Write down how the process of a run ended. False if that was done already, or the run has another process or none.
+
+        Who is told True, and nobody else, sees to it that the run ends.
+        """
+        with self._lock():
+            record = self.get(run_id)
+            if record is None or record.process != process or record.ended is not None:
+                return False
+            self._replace(replace(record, ended=words))
+            return True
 
     def remove(self, run_id: str) -> None:
         with self._lock():
@@ -87,12 +98,15 @@ class RunRecords:
                 if record is None or not record.is_here or record.owner.is_alive() or record.ended is not None:
                     continue
                 record = replace(record, owner_pid=owner.pid, owner_started=owner.started, socket=socket)
-                os.replace(self._write(record), path)
+                self._replace(record)
                 adopted.append(record)
         return adopted
 
     def _path(self, run_id: str) -> Path:
         return self._directory / f"{run_id}.json"
+
+    def _replace(self, record: RunRecord) -> None:
+        os.replace(self._write(record), self._path(record.run_id))
 
     def _write(self, record: RunRecord) -> Path:
         temporary = self._directory / f"{record.run_id}.{os.getpid()}.new"

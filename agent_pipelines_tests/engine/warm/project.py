@@ -20,7 +20,7 @@ from agent_pipelines.engine.warm.place import WarmPlace
 from agent_pipelines.engine.warm.record import RunRecord
 
 HEADER = """
-import ctypes, os, pathlib, signal, subprocess, sys, threading, time
+import os, pathlib, signal, subprocess, sys, threading, time
 import dagster as dg
 
 here = pathlib.Path(__file__).parent
@@ -102,6 +102,10 @@ class WarmProject:
         path = self.file.parent / f"{run_id}.told"
         self.until(path.exists, f"run {run_id} told nothing")
         return path.read_text()
+
+    def forget(self, run_id: str) -> None:
+        """Forget what the body of a run has told."""
+        (self.file.parent / f"{run_id}.told").unlink()
 
     def ended(self, run_id: str) -> str:
         """The status of a run, once it is over."""
