@@ -22,9 +22,9 @@ from dagster._utils.interrupts import capture_interrupts, pop_captured_interrupt
 
 from agent_pipelines.engine.warm.code import preload
 from agent_pipelines.engine.warm.place import WarmPlace
-from agent_pipelines.engine.warm.pooling import pool_connections
 from agent_pipelines.engine.warm.protocol import Cancel, Channel, Close, Done, Run, Setup
 from agent_pipelines.engine.warm.record import RunRecords
+from agent_pipelines.engine.warm.storage import keep_connections, keep_metadata
 
 _FINAL = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
 _OVER = {DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED, DagsterRunStatus.FAILURE}
@@ -44,7 +44,6 @@ class Child:
 
     def serve(self) -> None:
         """Execute what arrives, until nothing more does or the process has served long enough."""
-        pool_connections(self._instance)
         with capture_interrupts():
             surroundings = _Surroundings()
             for _ in range(self._runs):
@@ -202,6 +201,8 @@ def run_spawned(descriptor: int) -> None:
     preload(setup.preload)
     place = WarmPlace(Path(setup.directory))
     with DagsterInstance.from_ref(deserialize_value(setup.instance_ref, InstanceRef)) as instance:
+        keep_metadata(instance)
+        keep_connections(instance)
         _exit(_serve, Child(channel, instance, place.records, setup.runs))
 
 

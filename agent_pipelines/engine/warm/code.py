@@ -6,22 +6,16 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+import dagster as dg
 import psutil
+from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.definitions.repository_definition import RepositoryDefinition
+from dagster._core.execution.api import execute_run
 from dagster._core.origin import RepositoryPythonOrigin
 from dagster._serdes import serialize_value
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils.hosted_user_process import recon_repository_from_origin
-
-# Imported by a run when it first needs them.
-_OF_A_RUN = (
-    "dagster._core.execution.plan.execute_plan",
-    "dagster._core.executor.in_process",
-    "dagster._core.launcher",
-    "dagster._core.log_manager",
-    "dagster._core.storage.compute_log_manager",
-)
 
 
 class LoadError(Exception):
@@ -32,10 +26,23 @@ class LoadError(Exception):
         self.error = error
 
 
+@dg.op
+def _nothing() -> None: ...
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def _rehearsal() -> None:
+    _nothing()
+
+
 def preload(modules: Sequence[str]) -> None:
-    """Import what runs need."""
-    for name in (*_OF_A_RUN, *modules):
+    """Import what runs need, and execute one that does nothing and leaves nothing: the next one finds all it needs."""
+    for name in modules:
         importlib.import_module(name)
+    silent = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = instance.create_run_for_job(_rehearsal, run_config=silent)
+        execute_run(InMemoryJob(_rehearsal), run, instance)
 
 
 class Code:

@@ -20,6 +20,7 @@ from agent_pipelines.engine.warm.protocol import Cancel, Channel, Done, Failed, 
 from agent_pipelines.engine.warm.record import RunRecord
 from agent_pipelines.engine.warm.settings import CONFIG, WarmSettings
 from agent_pipelines.engine.warm.starter import Starter, StartError
+from agent_pipelines.engine.warm.storage import keep_metadata
 
 _ANSWER = 10.0  # seconds in which a warm process answers what needs no loading
 
@@ -116,6 +117,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         origin = run.job_code_origin
         if not isinstance(origin, JobPythonOrigin):
             raise DagsterLaunchFailedError(f"run {run.run_id} does not say where its code is")
+        keep_metadata(self._instance)
         starter = Starter(self._place, self._settings, self._instance, origin.repository_origin)
         try:
             answer = self._request(starter, Run(run.run_id, run.job_name, resume))

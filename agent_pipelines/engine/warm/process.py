@@ -27,6 +27,7 @@ from agent_pipelines.engine.warm.protocol import Cancel, Channel, Done, Failed, 
 from agent_pipelines.engine.warm.record import HOST
 from agent_pipelines.engine.warm.settings import WarmSettings
 from agent_pipelines.engine.warm.sources import Sources
+from agent_pipelines.engine.warm.storage import keep_connections, keep_metadata
 
 _log = logging.getLogger("agent_pipelines.warm")
 
@@ -54,7 +55,11 @@ class WarmProcess:
         self._looked = 0.0
         self._directory = _short_directory()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        instance = DagsterInstance.from_ref(deserialize_value(order.instance_ref, InstanceRef))
+        reference = deserialize_value(order.instance_ref, InstanceRef)
+        self._compute_logs = reference.compute_logs_data.module_name
+        instance = DagsterInstance.from_ref(reference)
+        keep_metadata(instance)
+        keep_connections(instance)
         self._children = Children(self._place, self._settings, instance, self._close_in_child)
 
     def run(self, ready: int) -> None:
@@ -80,7 +85,7 @@ class WarmProcess:
     def _load(self) -> None:
         try:
             with self._sources.noting():
-                preload(self._settings.preload)
+                preload((self._compute_logs, *self._settings.preload))
                 self._code.load()
         except LoadError as error:
             self._failure = Failed(f"the code cannot be loaded: {error}", error.error)
