@@ -127,7 +127,7 @@ class WarmProject:
         return {each.pid for each in self.place.all_listening()}
 
     def until(self, condition: Callable[[], object], words: str) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not condition():
             if time.monotonic() > deadline:
                 logs = [path.read_text() for path in (self.home / "process_logs").glob("*.log")]
