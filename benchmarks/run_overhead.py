@@ -11,7 +11,6 @@ the machine changes wall times: trust CPU seconds and ratios.
 import argparse
 import json
 import os
-import signal
 import statistics
 import sys
 import tempfile
@@ -128,8 +127,7 @@ class Deployment:
         return total
 
     def close(self) -> None:
-        for each in WarmPlace(self.home).all_listening():
-            os.kill(each.pid, signal.SIGTERM)
+        WarmPlace(self.home).stop_all()
         self.context.__exit__(None, None, None)
         self.instance.dispose()
 

@@ -28,6 +28,7 @@ from agent_pipelines.engine.warm.storage import keep_connections, keep_metadata
 
 _FINAL = {DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED}
 _OVER = {DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED, DagsterRunStatus.FAILURE}
+_TRIES, _PAUSE = 5, 2.0
 _THREADS_GRACE = 10.0
 _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -62,7 +63,10 @@ class Child:
                 if not left:
                     self._records.remove(task.run_id)
                 surroundings.restore()
-                self._channel.send(Done(left))
+                try:
+                    self._channel.send(Done(left))
+                except OSError:
+                    return  # the warm process is gone
 
     def _execute(self, task: Run) -> None:
         run = self._instance.get_run_by_id(task.run_id)
@@ -160,7 +164,7 @@ class _Surroundings:
 
 def close_run(instance: DagsterInstance, run_id: str, words: str) -> bool:
     """End a run whose process is gone, unless run monitoring resumes it: then True."""
-    run = instance.get_run_by_id(run_id)
+    run = _read(instance, run_id)
     if run is None:
         return False
     resumes = instance.run_monitoring_enabled and instance.run_monitoring_max_resume_run_attempts > 0
@@ -169,6 +173,14 @@ def close_run(instance: DagsterInstance, run_id: str, words: str) -> bool:
         return True
     finish(instance, run, words)
     return False
+
+
+def _read(instance: DagsterInstance, run_id: str) -> DagsterRun | None:
+    for _ in range(_TRIES):
+        with suppress(Exception):  # what ended the process may have taken the storage away for a moment, too
+            return instance.get_run_by_id(run_id)
+        time.sleep(_PAUSE)
+    return instance.get_run_by_id(run_id)
 
 
 def finish(instance: DagsterInstance, run: DagsterRun, words: str) -> None:

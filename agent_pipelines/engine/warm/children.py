@@ -17,7 +17,7 @@ from dagster import DagsterInstance
 from dagster._serdes import serialize_value
 
 from agent_pipelines.engine.warm.child import run_forked
-from agent_pipelines.engine.warm.code import hindrance
+from agent_pipelines.engine.warm.code import connections_left, threads_left
 from agent_pipelines.engine.warm.ending import Ending
 from agent_pipelines.engine.warm.identity import ProcessIdentity
 from agent_pipelines.engine.warm.place import WarmPlace
@@ -82,6 +82,7 @@ class Children:
         self._close_in_child = close_in_child
         self._own = ProcessIdentity.own()
         self._children: list[ChildProcess] = []
+        self._connections: str | None = None
         self.address = ""
         """Where the warm process listens, for the records."""
 
@@ -93,12 +94,18 @@ class Children:
         """How many have something to do."""
         return sum(child.run_id is not None for child in self._children)
 
+    def code_is_loaded(self) -> None:
+        """Look once at what the code left open: nothing of it is executed here again."""
+        self._connections = connections_left()
+
     def execute(self, task: Run) -> Started | Failed:
-        """Give a run to a free child, or to a new one."""
+        """Give a run to a free child, or to a new one. A run that has a process already goes on in it."""
+        if (there := self._records.get(task.run_id)) is not None:
+            return _of(there)
         refusal = None
         child = next((child for child in reversed(self._children) if child.is_free), None)
         if child is None:
-            refusal = hindrance(self._settings.allowed_threads)
+            refusal = self._refusal()
             child = self._start(self._settings.runs_of_a_child, spawn=refusal is not None)
         if refusal is not None:
             note = f"The run has a process of its own that loads the code anew: {refusal}."
@@ -116,7 +123,7 @@ class Children:
         there = self._records.create(record)
         if there is not None:
             self._release(child)
-            return Failed(f"run {task.run_id} has process {there.pid} already")
+            return _of(there)
         child.run_id = task.run_id
         self._give(child, task)
         return Started(child.process.pid)
@@ -176,6 +183,9 @@ class Children:
             if child.is_free:
                 self._release(child)
 
+    def _refusal(self) -> str | None:
+        return threads_left(self._settings.allowed_threads) or self._connections
+
     def _start(self, runs: int, *, spawn: bool) -> ChildProcess:
         ours, theirs = socket.socketpair()
         spawned = None
@@ -186,17 +196,21 @@ class Children:
         else:
             pid = os.fork()
             if pid == 0:
-                ours.close()
-                self._forget()
-                run_forked(theirs, self._instance, self._records, runs)
+                try:
+                    ours.close()
+                    self._forget()
+                    run_forked(theirs, self._instance, self._records, runs)
+                finally:
+                    os._exit(1)  # whatever happens, it never goes on as a second warm process
         theirs.close()
-        child = ChildProcess(ProcessIdentity.of(pid), Channel(ours), spawned)
+        channel = Channel(ours)
+        child = ChildProcess(ProcessIdentity.of(pid), channel, spawned)
         self._children.append(child)
         if spawn:
             reference = serialize_value(self._instance.get_ref())
             home = str(self._place.home)
             with suppress(OSError):
-                Channel.send(child.channel, Setup(reference, home, runs, list(self._settings.preload)))  # type: ignore[arg-type]
+                channel.send(Setup(reference, home, runs, list(self._settings.preload)))
         return child
 
     def _forget(self) -> None:
@@ -257,14 +271,21 @@ class Children:
             return
         child.process.send_group(signal.SIGKILL)  # what the run started
         task = Close(child.run_id, words)
-        closing = self._start(1, spawn=hindrance(self._settings.allowed_threads) is not None)
+        closing = self._start(1, spawn=self._refusal() is not None)
         closing.run_id = child.run_id
         self._give(closing, task)
+
+
+def _of(record: RunRecord) -> Started | Failed:
+    if record.is_here and record.ended is None and record.process.is_alive():
+        return Started(record.pid)
+    return Failed(f"run {record.run_id} had process {record.pid} on {record.host}, and it is not known whether that is over")
 
 
 def _how(status: int | None) -> str:
     if status is None:
         return "The process of the run is gone"
     if status < 0:
-        return f"The process of the run was killed by {signal.Signals(-status).name}"
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+        return f"The process of the run was killed by {name}"
     return f"The process of the run ended with exit code {status}"

@@ -4,7 +4,6 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
 
 import dagster as dg
 import psutil
@@ -80,19 +79,21 @@ class Code:
         ReconstructableRepository.get_definition = get_definition  # type: ignore[method-assign]
 
 
-def hindrance(allowed_threads: int) -> str | None:
-    """Why a fork of this process would not be safe, None if it is."""
-    process = psutil.Process()
-    threads = process.num_threads() - 1
-    if threads > allowed_threads:
-        return (
-            f"importing the code left {threads} thread{'s' if threads > 1 else ''} running, and {allowed_threads} "
-            f"{'is' if allowed_threads == 1 else 'are'} allowed; start threads inside ops, or set allowed_threads of run_launcher"
-        )
-    connections: list[Any] = process.net_connections(kind="inet")
-    if connections:
-        return f"importing the code left {len(connections)} network connections open; open them inside ops"
-    return None
+def threads_left(allowed: int) -> str | None:
+    """What is wrong with a fork of this process because of threads, native ones too; None if nothing is."""
+    threads = psutil.Process().num_threads() - 1
+    if threads <= allowed:
+        return None
+    return (
+        f"importing the code left {threads} thread{'s' if threads > 1 else ''} running, and allowed_threads of run_launcher is "
+        f"{allowed}; start threads inside ops"
+    )
+
+
+def connections_left() -> str | None:
+    """What is wrong with a fork of this process because of open connections; None if nothing is."""
+    count = len(psutil.Process().net_connections(kind="inet"))
+    return f"importing the code left {count} network connections open; open them inside ops" if count else None
 
 
 def _first(error: BaseException) -> BaseException:

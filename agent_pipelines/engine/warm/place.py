@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from agent_pipelines.engine.warm.identity import ProcessIdentity
 from agent_pipelines.engine.warm.record import HOST, RunRecords
+
+_LONG = 20 * 2**20
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,21 @@ class WarmPlace:
     def log_path(self, key: str) -> Path:
         return self.home / "process_logs" / f"warm-{key}.log"
 
+    def turn_log(self, key: str) -> bool:
+        """Put a log that is long aside, in place of the one before; whether it was."""
+        path = self.log_path(key)
+        if not path.exists() or path.stat().st_size < _LONG:
+            return False
+        path.replace(path.with_suffix(".log.1"))
+        return True
+
+    def write_to_log(self, key: str) -> None:
+        """Let this process write what it prints to a new log."""
+        log = os.open(self.log_path(key), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for number in (1, 2):
+            os.dup2(log, number)
+        os.close(log)
+
     def listening(self, key: str) -> Listening | None:
         """The current warm process of a key, if it is alive and on this machine."""
         with suppress(FileNotFoundError, ValueError, TypeError):
@@ -71,6 +89,11 @@ class WarmPlace:
         """The current warm processes of all keys."""
         found = [self.listening(path.stem) for path in self.directory.glob("*.json")]
         return [each for each in found if each is not None]
+
+    def stop_all(self) -> None:
+        """Ask all warm processes to end. Runs that are being executed go on."""
+        for each in self.all_listening():
+            each.process.send(signal.SIGTERM)
 
     @contextmanager
     def lock(self, key: str, timeout: float) -> Iterator[None]:

@@ -32,6 +32,8 @@ from agent_pipelines.engine.warm.storage import keep_connections, keep_metadata
 _log = logging.getLogger("agent_pipelines.warm")
 
 _LOOK = 0.5  # seconds between looks at the children
+_ADOPT = 5.0  # seconds between looks at what other warm processes left behind
+_YOUNG = 10.0  # seconds in which loading again would not bring another job
 _LONGEST_PATH = 100  # of a unix socket
 _FAREWELL = 2.0  # seconds in which a process that could not load its code still says why
 
@@ -52,7 +54,7 @@ class WarmProcess:
         self._retiring = False
         self._terminated = False
         self._spoken = time.monotonic()
-        self._looked = 0.0
+        self._looked = self._adopted = self._loaded = 0.0
         self._directory = _short_directory()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         reference = deserialize_value(order.instance_ref, InstanceRef)
@@ -104,6 +106,8 @@ class WarmProcess:
         signal.signal(signal.SIGTERM, self._terminate)
         self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
         self._children.adopt()
+        self._children.code_is_loaded()
+        self._loaded = time.monotonic()
         gc.collect()
         gc.freeze()
         self._spoken = time.monotonic()
@@ -128,8 +132,14 @@ class WarmProcess:
 
     def _look(self) -> None:
         self._looked = time.monotonic()
+        if not self._place.directory.is_dir():
+            return
         self._children.proceed()
-        self._children.adopt()
+        if self._looked - self._adopted > _ADOPT:
+            self._adopted = self._looked
+            self._children.adopt()
+            if self._place.turn_log(self._key):
+                self._place.write_to_log(self._key)
         current = self._place.listening(self._key)
         if not self._retiring and (current is None or current.process != self._own):
             self._retiring = True
@@ -157,7 +167,10 @@ class WarmProcess:
             self._selector.register(channel, selectors.EVENT_READ, self._asked)
 
     def _asked(self, channel: Channel) -> None:
-        messages = channel.arrived()
+        try:
+            messages = channel.arrived()
+        except (ValueError, KeyError, TypeError):
+            messages = None  # another version of us; it will start a process of its own
         if messages == []:
             return
         self._selector.unregister(channel)
@@ -185,17 +198,27 @@ class WarmProcess:
             elif self._failure is not None:
                 self._answer(channel, self._failure)
             else:
-                self._answer(channel, self._children.execute(run))
+                self._answer(channel, self._execute(run))
+
+    def _execute(self, run: Run) -> Message:
+        try:
+            return self._children.execute(run)
+        except OSError as error:
+            return Failed(f"no process can be started: {error}")
 
     def _staleness(self, run: Run) -> Stale | None:
         if self._retiring and self._failure is None:
             return Stale("this warm process is retiring")
-        changed = self._sources.changed()
-        if changed is None:
+        words = None
+        if (changed := self._sources.changed()) is not None:
+            words = f"{changed} has changed"
+        elif self._failure is None and not self._code.has_job(run.job_name) and time.monotonic() - self._loaded > _YOUNG:
+            words = f"there is no job {run.job_name} yet"  # definitions may come from elsewhere than files
+        if words is None:
             return None
-        _log.info("%s has changed: a new warm process takes over", changed)
+        _log.info("%s: a new warm process takes over", words)
         self._retire()
-        return Stale(f"{changed} has changed")
+        return Stale(words)
 
     def _answer(self, channel: Channel, message: Message) -> None:
         with suppress(OSError):

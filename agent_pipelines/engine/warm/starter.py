@@ -76,6 +76,7 @@ class Starter:
     def _start(self, deadline: float) -> Listening:
         order = Order(str(self._place.home), self.key, self._reference, self._origin, self._settings.to_config())
         reading, writing = os.pipe()
+        self._place.turn_log(self.key)
         try:
             with self._place.log_path(self.key).open("ab") as log:
                 process = self._popen(writing, log)

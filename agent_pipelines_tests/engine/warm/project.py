@@ -1,10 +1,10 @@
 """A project on disk whose runs are launched warm, with an instance and nothing else around it."""
 
-import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ class WarmProject:
             work()
 
         pointer = FileCodePointer(str(self.file), "defs", str(self.file.parent))
-        origin = JobPythonOrigin(job, RepositoryPythonOrigin(os.sys.executable, pointer))  # type: ignore[attr-defined]
+        origin = JobPythonOrigin(job, RepositoryPythonOrigin(sys.executable, pointer))
         return self.instance.create_run_for_job(made, status=DagsterRunStatus.NOT_STARTED, job_code_origin=origin).run_id
 
     def launch(self, job: str) -> str:
@@ -139,9 +139,9 @@ class WarmProject:
             record = self.place.records.get(path.stem)
             if record is not None:
                 record.process.send_group(signal.SIGKILL)
-        for each in self.place.all_listening():
-            with suppress(ProcessLookupError):
-                os.kill(each.pid, signal.SIGTERM)
+        listening = self.place.all_listening()
+        self.place.stop_all()
+        for each in listening:
             self.until(lambda each=each: not each.process.is_alive(), "the warm process does not end")
         self.instance.dispose()
 

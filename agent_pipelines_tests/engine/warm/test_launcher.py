@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from dagster import DagsterRunStatus
 from dagster._core.launcher import WorkerStatus
 from dagster._core.storage.compute_log_manager import ComputeIOType
 
@@ -83,6 +82,7 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         storage = {"storage": {"postgres": {"postgres_url": sa.make_url(url).render_as_string(hide_password=False)}}}
     settings = {"grace_after_interrupt": 0.3, "grace_after_terminate": 0.3}
     with warm_project(tmp_path_factory.mktemp("warm"), BODY, settings, storage) as project:
+        assert project.ended(project.launch("succeed")) == "SUCCESS"
         yield project
 
 
@@ -175,9 +175,10 @@ def test_a_run_cancelled_before_it_began_does_not_begin(project: WarmProject) ->
 def test_a_run_is_not_executed_twice(project: WarmProject) -> None:
     run_id = project.launch("sleep")
     project.told(run_id)
-    with pytest.raises(Exception, match="has process"):
-        project.launcher.launch_run(_context(project, run_id))
-    assert project.run(run_id).status is DagsterRunStatus.STARTED
+    record = project.record(run_id)
+    project.instance.launch_run(run_id, workspace=None)  # type: ignore[arg-type]
+    assert project.record(run_id) == record
+    assert not project.run(run_id).is_finished
     project.launcher.terminate(run_id)
     assert project.ended(run_id) == "CANCELED"
 
