@@ -12,6 +12,7 @@ from agent_pipelines.cli.init import init
 from agent_pipelines.cli.migrate import migrate
 from agent_pipelines.cli.problems import Commands
 from agent_pipelines.cli.up import up
+from agent_pipelines.cli.web import web
 
 app = typer.Typer(
     cls=Commands,
@@ -26,6 +27,7 @@ for group in (task, execution, tick, prompt, session, event, audit, runtime):
 app.command()(init)
 app.command()(migrate)
 app.command()(daemon)
+app.command()(web)
 app.command()(up)
 
 
