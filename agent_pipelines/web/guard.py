@@ -19,17 +19,19 @@ class Guard:
         self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
-        is_let_in = path in self._open_paths or self._token.is_in(Headers(scope=scope).get("authorization"))
-        if scope["type"] == "http" and not is_let_in:
-            answer = problem(
-                HTTPStatus.UNAUTHORIZED,
-                "send the token of this deployment: `Authorization: Bearer TOKEN`",
-                headers={"WWW-Authenticate": 'Bearer realm="agent-pipelines"'},
-            )
-            await answer(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        match scope["type"]:
+            case "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            case "http" if not self._lets_in(scope):
+                answer = problem(
+                    HTTPStatus.UNAUTHORIZED,
+                    "send the token of this deployment: `Authorization: Bearer TOKEN`",
+                    headers={"WWW-Authenticate": 'Bearer realm="agent-pipelines"'},
+                )
+                await answer(scope, receive, send)
+            case _:
+                await self._app(scope, receive, send)
+
+    def _lets_in(self, scope: Scope) -> bool:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        return path in self._open_paths or self._token.is_in(Headers(scope=scope).get("authorization"))
