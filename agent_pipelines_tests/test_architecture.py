@@ -25,6 +25,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Where a library may be imported: rooms, or single files. Everything else speaks to it through the room's own nouns.
 FOREIGN = {
     "dagster": {"components", "engine", "definitions", "cli/scaffold.py"},
+    "dagster_webserver": {"web/app.py"},
     "dagster_postgres": {"engine"},
     "sqlalchemy": {"store", "context", "governance", "ledger", "engine", "registry/registered.py"},
     "alembic": {"store"},
@@ -33,6 +34,7 @@ FOREIGN = {
     "httpx_sse": {"runtimes"},
     "aiohttp": {"runtimes"},
     "starlette": {"web"},
+    "uvicorn": {"web"},
     "pandas": {"insight/frames.py"},
     "typer": {"cli"},
     "rich": {"cli"},

@@ -12,6 +12,7 @@ from agent_pipelines.cli.init import init
 from agent_pipelines.cli.migrate import migrate
 from agent_pipelines.cli.problems import Commands
 from agent_pipelines.cli.up import up
+from agent_pipelines.cli.web import web
 
 app = typer.Typer(
     cls=Commands,
@@ -27,6 +28,7 @@ app.add_typer(tick.app, name="ticks", hidden=True)
 app.command()(init)
 app.command()(migrate)
 app.command()(daemon)
+app.command()(web)
 app.command()(up)
 
 
