@@ -83,7 +83,7 @@ def test_books_that_close_are_said_once_an_hour(watched: Watched) -> None:
     watched.put()
     watched.beat()
     said = [watched.minute() for _ in range(130)]
-    assert [len(each) for each in said[:3]] == [0, 1, 0]  # at first the daemon has just begun
+    assert [len(each) for each in said[:3]] == [1, 0, 0]
     assert len(watched.seen) == 3
     for event in watched.seen:
         assert (event.asset_key, event.check_name, event.passed) == (TICKS, CHECK, True)
@@ -138,9 +138,9 @@ def test_a_daemon_that_has_just_begun_may_catch_up(watched: Watched) -> None:
     assert watched.look() == []
     assert watched.why is not None
     assert "catches up" in watched.why
-    watched.minute()
     (event,) = watched.minute()
     assert event.passed
+    assert event.metadata["missed"] == dg.IntMetadataValue(30)
     assert watched.told() == []
 
 
