@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from agent_pipelines.components.decorator import agent_task as agent_task
     from agent_pipelines.components.op import agent_op as agent_op
     from agent_pipelines.components.task import AgentTask as AgentTask
+    from agent_pipelines.core.calendar import Calendar as Calendar
     from agent_pipelines.core.errors import DefinitionError as DefinitionError
     from agent_pipelines.core.errors import ErrorClass as ErrorClass
     from agent_pipelines.core.errors import RuntimeFailure as RuntimeFailure
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from agent_pipelines.core.trigger import Event as Event
     from agent_pipelines.core.trigger import Interval as Interval
     from agent_pipelines.definitions import definitions as definitions
+    from agent_pipelines.engine.burst_settings import BurstSettings as BurstSettings
 
 # Imported when first used: Dagster alone takes longer to import than a short task to run.
 _HOMES = {
@@ -39,6 +41,8 @@ _HOMES = {
     "AgentTask": "components.task",
     "AssetUpdate": "core.trigger",
     "At": "core.trigger",
+    "BurstSettings": "engine.burst_settings",
+    "Calendar": "core.calendar",
     "CheckResult": "core.execution",
     "Checkpoint": "core.event",
     "Cron": "core.trigger",
@@ -69,6 +73,8 @@ __all__ = [
     "AgentTask",
     "AssetUpdate",
     "At",
+    "BurstSettings",
+    "Calendar",
     "CheckResult",
     "Checkpoint",
     "Cron",

@@ -13,22 +13,26 @@ import dagster as dg
 from agent_pipelines.components.agent import Agent
 from agent_pipelines.components.consistency import duplicates, problems_between, problems_within
 from agent_pipelines.components.declared import declared_by
+from agent_pipelines.components.lane import lane_definitions
 from agent_pipelines.components.resource import agent_of_key
 from agent_pipelines.components.retention import retention_job, retention_schedule
 from agent_pipelines.components.sensors import reconciler_sensor
 from agent_pipelines.components.task import AgentTask
+from agent_pipelines.components.witness import ticks_asset, ticks_check, witness_sensor
 from agent_pipelines.core.declared import Declared
 from agent_pipelines.core.errors import DefinitionError
 from agent_pipelines.core.problems import refuse
 from agent_pipelines.core.secrets import redactor
+from agent_pipelines.engine.burst_settings import BurstSettings
 from agent_pipelines.engine.project_tree import ProjectTree
 
 
-def definitions(path: Path | str, *, kept_days: int | None = None) -> dg.Definitions:
+def definitions(path: Path | str, *, kept_days: int | None = None, bursts: BurstSettings | None = None) -> dg.Definitions:
     """Load the defs folder of the dg project that a path lies in, and check that its tasks fit together.
 
-    Adds what every project has: runs execute in one process, a sensor closes what a lost run left open, and with
-    `kept_days` a daily job removes what is older. Opens nothing.
+    Adds what every project has: runs execute in one process, a sensor closes what a lost run left open, another one tells of
+    due instants without a tick, which a check on the asset `agent_pipelines/ticks` shows, each workspace has a lane for bursts
+    (`bursts` are their settings), and with `kept_days` a daily job removes what is older. Opens nothing.
     Raises DefinitionError that names file, field and fix, for all problems found at once.
 
         @dg.definitions
@@ -46,11 +50,15 @@ def definitions(path: Path | str, *, kept_days: int | None = None) -> dg.Definit
     retention = None if kept_days is None else retention_job()
     added = dg.Definitions(
         executor=dg.in_process_executor if loaded.executor is None else None,
-        sensors=[reconciler_sensor()],
+        assets=[ticks_asset()],
+        asset_checks=[ticks_check()],
+        sensors=[reconciler_sensor(), witness_sensor()],
         jobs=[] if retention is None else [retention],
         schedules=[] if retention is None or kept_days is None else [retention_schedule(retention, kept_days=kept_days)],
     )
-    return dg.Definitions.merge(loaded, added)
+    told = declared_by(tasks, agents, further_agents=further_agents, assets=assets)
+    lanes = [lane_definitions(workspace, tasks, told, bursts or BurstSettings()) for workspace in told.workspaces]
+    return dg.Definitions.merge(loaded, added, *lanes)
 
 
 def declared_tasks(path: Path | str) -> Sequence[AgentTask]:
@@ -120,8 +128,8 @@ def _assets_in(loaded: dg.Definitions, tasks: Sequence[AgentTask]) -> set[str]:
 class _Module(ModuleType):
     """Makes `agent_pipelines.definitions(path)` work also where the name is bound to this module."""
 
-    def __call__(self, path: Path | str, *, kept_days: int | None = None) -> dg.Definitions:
-        return definitions(path, kept_days=kept_days)
+    def __call__(self, path: Path | str, *, kept_days: int | None = None, bursts: BurstSettings | None = None) -> dg.Definitions:
+        return definitions(path, kept_days=kept_days, bursts=bursts)
 
 
 sys.modules[__name__].__class__ = _Module

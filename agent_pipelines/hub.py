@@ -12,8 +12,10 @@ from agent_pipelines.engine.daemons import Daemons
 from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.triggers import Triggers
+from agent_pipelines.execution.burst import BurstNouns
 from agent_pipelines.execution.runner import Runner
 from agent_pipelines.governance.audit import Audit
+from agent_pipelines.insight.witness import Witness
 from agent_pipelines.ledger.executions import Executions
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.registry.pauses import Pauses
@@ -75,6 +77,10 @@ class Hub:
         return Pauses(self.database, self.triggers, self.audit)
 
     @cached_property
+    def witness(self) -> Witness:
+        return Witness(self.database, self.triggers, self.ticks, self.inbox, self.executions, self.clock)
+
+    @cached_property
     def prompts(self) -> Prompts:
         return Prompts(self.clock)
 
@@ -93,6 +99,10 @@ class Hub:
     @cached_property
     def runner(self) -> Runner:
         return Runner(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer)
+
+    @cached_property
+    def burst_nouns(self) -> BurstNouns:
+        return BurstNouns(self.database, self.clock, self.ledger, self.ticks, self.triggers, self.bursts, self.inbox, self.runner)
 
 
 @lru_cache(maxsize=8)

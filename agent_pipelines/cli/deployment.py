@@ -185,12 +185,17 @@ class Deployment:
             keys = self.hub.ledger.specs.tasks(connection)
         return _choose(name, keys)
 
-    def chosen(self, application: str | None, task: str | None) -> tuple[str | None, str | None]:
-        """The application and the name that a list is asked for, checked against what has run. Raises BadInput."""
+    def chosen(self, application: str | None, task: str | None, *, due: bool = False) -> tuple[str | None, str | None]:
+        """The application and the name that a list is asked for, checked against what has run. Raises BadInput.
+
+        `due`: tasks that have triggers do as well, even if none of them has ever run.
+        """
         if application is None and task is None:
             return None, None
         with self.hub.database.reading() as connection:
-            keys = self.hub.ledger.specs.tasks(connection)
+            keys = list(self.hub.ledger.specs.tasks(connection))
+            if due:
+                keys = list(dict.fromkeys([*keys, *(each.task_key for each in self.hub.triggers.list(connection))]))
         if task is not None and "/" in task:
             _, application, task = _choose(task, keys)
         if application is not None and application not in (applications := sorted({key[1] for key in keys})):

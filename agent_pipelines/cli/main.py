@@ -24,6 +24,7 @@ app = typer.Typer(
 task.app.add_typer(registered.app)
 for group in (task, execution, tick, prompt, session, event, audit, runtime):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
+app.add_typer(tick.app, name="ticks", hidden=True)
 app.command()(init)
 app.command()(migrate)
 app.command()(daemon)

@@ -144,6 +144,9 @@ def show(context: typer.Context, task: Name, as_json: AsJson = False) -> None:
         [(trigger.name, trigger.words, _switch(trigger), render.instant(trigger.next_due)) for trigger in overview.triggers],
         empty="none: it is launched on demand",
     )
+    for trigger in overview.triggers:
+        for remark in trigger.remarks:
+            render.text(f"{trigger.name}: {remark}")
     render.heading("last executions")
     render.table(
         ("id", "status", "begun", "took", "cost", "error"),
@@ -324,6 +327,7 @@ def _summary(overview: "TaskOverview") -> dict[str, Any]:
                 "on": trigger.is_on,
                 "paused": trigger.paused,
                 "next_due": None if trigger.next_due is None else isoformat(trigger.next_due),
+                "remarks": list(trigger.remarks),
             }
             for trigger in overview.triggers
         ],

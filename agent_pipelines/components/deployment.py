@@ -1,12 +1,15 @@
 """The way from what Dagster hands to a schedule or a sensor to the nouns of its deployment."""
 
 import threading
+from collections.abc import Callable
 
 import dagster as dg
 from dagster import DagsterInstance
 
 from agent_pipelines.engine.place import database_url
 from agent_pipelines.hub import Hub, open_hub
+
+HubOf = Callable[[DagsterInstance], Hub]
 
 _lock = threading.Lock()
 _opened: list[DagsterInstance] = []

@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 import dagster as dg
 from pydantic import JsonValue
 
-from agent_pipelines.context.composer import trigger_variables
-from agent_pipelines.core.errors import ErrorClass, ExecutionFailed, Stage
 from agent_pipelines.core.execution import RunRef, Status
 from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskSpec
-from agent_pipelines.core.trigger import trigger_name
 from agent_pipelines.engine.launch import Launch
+from agent_pipelines.execution.asked import payload, variables_of
 from agent_pipelines.hub import Hub
 from agent_pipelines.ledger.stored import StoredExecution
 
@@ -143,19 +141,10 @@ class Request:
         if launch is None or launch.event_id is None:
             return None
         with self.hub.database.reading() as connection:
-            found = self.hub.inbox.get(connection, launch.event_id)
-        if found is None:
-            raise ExecutionFailed(ErrorClass.CONTEXT, Stage.ADMIT, f"event {launch.event_id} is not in the inbox")
-        return found.payload
+            return payload(launch.event_id, self.hub.inbox.get(connection, launch.event_id))
 
     def _launched_variables(self, launch: Launch | None, event: Mapping[str, JsonValue] | None) -> dict[str, JsonValue]:
         if launch is None:
             return {}
-        trigger = next((trigger for trigger in self.spec.triggers if trigger_name(trigger) == launch.trigger), None)
-        if trigger is None:
-            return dict(launch.variables)
-        # The launch brings what was rendered when the tick was claimed, except where that holds secrets.
-        missing = {name: value for name, value in trigger.variables.items() if name not in launch.variables}
-        trigger = trigger.model_copy(update={"variables": missing})
-        rendered = trigger_variables(trigger, event=event, due_at=launch.due_at, logical_at=launch.logical_at)
-        return {**rendered, **launch.variables}
+        instants = {"due_at": launch.due_at, "logical_at": launch.logical_at}
+        return variables_of(self.spec, launch.trigger, launch.variables, event=event, **instants)

@@ -88,7 +88,8 @@ class Composer:
         limit = spec.window.max_tokens
         history: Sequence[Message] = ()
         turns = 0
-        if invocation.remote_session_id is None:
+        # A fresh one has its only turn when its execution has ended.
+        if session.mode != "fresh" and invocation.remote_session_id is None:
             history = self._sessions.history(connection, session.id, limit=limit, characters=4 * limit)
             turns = self._sessions.count(connection, session.id)
         parts: Parts = {

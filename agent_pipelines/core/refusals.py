@@ -43,7 +43,7 @@ def way_of(text: str) -> tuple[str | int, ...]:
 
 
 def _refusal(model: type[BaseModel], details: ErrorDetails) -> Refusal:
-    path, owner, info = _walk(model, details["loc"])
+    path, owner, info, judged = _walk(model, details["loc"])
     message = details["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     kind = details["type"]
     if kind == "extra_forbidden":
@@ -56,18 +56,23 @@ def _refusal(model: type[BaseModel], details: ErrorDetails) -> Refusal:
         kinds = sorted(member.model_fields["kind"].default for member in _models_in(info.annotation if info else None))
         return Refusal(problem, path, f"Write `kind:` and one of {', '.join(kinds)}")
     if kind == "value_error":
+        # A validator of a whole model begins with the name of the field that it means.
         named, separator, rest = message.partition(": ")
-        if not path and separator and named in _names(owner):
-            return Refusal(rest, way_of(named))
+        if separator and named in _names(judged):
+            return Refusal(rest, (*path, *way_of(named)))
         return Refusal(message, path)
     if isinstance(details["input"], str | int | float | bool):
         message = f"{message}, not {details['input']!r}"
     return Refusal(message, path, _described("Meant is", info))
 
 
-def _walk(model: type[BaseModel], location: Way) -> tuple[tuple[str | int, ...], type[BaseModel] | None, FieldInfo | None]:
-    """The way to a field as it is written, the model that it belongs to and the field; for a union, pydantic's way has
-    the name of the chosen member in between."""
+def _walk(
+    model: type[BaseModel], location: Way
+) -> tuple[tuple[str | int, ...], type[BaseModel] | None, FieldInfo | None, type[BaseModel] | None]:
+    """The way to a field as it is written, the model that it belongs to, the field, and the model that stands in it.
+
+    For a union, pydantic's way has the name of the chosen member in between.
+    """
     path: list[str | int] = []
     owner: type[BaseModel] | None = None
     info: FieldInfo | None = None
@@ -85,7 +90,7 @@ def _walk(model: type[BaseModel], location: Way) -> tuple[tuple[str | int, ...],
         members = () if info is None else _models_in(info.annotation)
     if not path:
         owner = model
-    return tuple(path), owner, info
+    return tuple(path), owner, info, members[0] if len(members) == 1 else None
 
 
 def _field(owner: type[BaseModel] | None, name: str) -> FieldInfo | None:

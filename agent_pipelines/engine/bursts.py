@@ -73,6 +73,11 @@ class Bursts:
             query = query.where(bursts.c.workspace == workspace)
         return [Burst.model_validate(row) for row in connection.execute(query.order_by(bursts.c.seq)).mappings()]
 
+    def latest(self, connection: sa.Connection, workspace: str, *, limit: int) -> Sequence[Burst]:
+        """Bursts of a workspace, newest first."""
+        query = sa.select(bursts).where(bursts.c.workspace == workspace).order_by(bursts.c.seq.desc()).limit(limit)
+        return [Burst.model_validate(row) for row in connection.execute(query).mappings()]
+
     def forget(self, connection: sa.Connection, *, launched_before: Microseconds, limit: int) -> int:
         """Remove bursts that are over; returns how many."""
         old = sa.select(bursts.c.seq).where(bursts.c.launched_at < launched_before, bursts.c.closed_at.is_not(None))

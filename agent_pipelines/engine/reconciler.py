@@ -62,6 +62,7 @@ class Reconciler:
     """Compares the record with Dagster's runs, and closes what nobody will close any more.
 
     - A tick whose run was requested but never came, or ended before it admitted an execution: `launch_failed`.
+      Ticks of bursts wait for as long as it takes; those of a burst that is gone are given back by who keeps the bursts.
     - An execution that is still running in the record while its run has ended or is gone: failed.
 
     It may run anywhere and several at a time: each closing is one transaction that looks again.
@@ -92,7 +93,7 @@ class Reconciler:
 
     def _close_ticks(self) -> list[str]:
         with self._database.reading() as connection:
-            open_ticks = self._ticks.open(connection, claimed_before=self._ago(self._grace))
+            open_ticks = self._ticks.open(connection, claimed_before=self._ago(self._grace), lane="run")
         return [line for tick in open_ticks for line in self._close_tick(tick)]
 
     def _close_tick(self, tick: Tick) -> list[str]:

@@ -1,12 +1,14 @@
 """The triggers of all tasks: which are on, how far each has been looked at, and what they were before."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_pipelines.core.clock import Clock, Microseconds, isoformat
@@ -92,6 +94,20 @@ class Wanted:
     priority: int = 0
     spec_hash: str | None = None
     reason: str | None = None
+
+
+@dataclass(frozen=True)
+class OnPeriod:
+    """A stretch of time in which a trigger was on with one definition: later than `after`, and not later than `until`.
+
+    `until` is None while it still is.
+    """
+
+    task_key: TaskKey
+    trigger: str
+    definition: Trigger
+    after: Microseconds
+    until: Microseconds | None
 
 
 @dataclass(frozen=True)
@@ -257,6 +273,24 @@ class Triggers:
         rows = connection.execute(query.order_by(triggers.c.seq).limit(limit)).mappings()
         return [StoredTrigger.model_validate(row) for row in rows]
 
+    def by_seqs(self, connection: sa.Connection, seqs: Sequence[int], *, lock: bool = False) -> Sequence[StoredTrigger]:
+        """Triggers by their `seq`, in that order; locked, they stay as they are until the transaction is over."""
+        query = sa.select(triggers).where(triggers.c.seq.in_(seqs)).order_by(triggers.c.seq)
+        rows = connection.execute(query.with_for_update() if lock else query).mappings()
+        return [StoredTrigger.model_validate(row) for row in rows]
+
+    def changes(self, connection: sa.Connection, *, after: int) -> Sequence[tuple[int, TaskKey, str]]:
+        """Entries of the history above a `seq`: their `seq`, the task, the trigger."""
+        h = trigger_history.c
+        query = sa.select(h.seq, h.workspace, h.application, h.task, h.trigger).where(h.seq > after).order_by(h.seq)
+        return [
+            (seq, (workspace, application, task), name) for seq, workspace, application, task, name in connection.execute(query)
+        ]
+
+    def last_change(self, connection: sa.Connection) -> int:
+        """The highest `seq` of the history that is visible, 0 if there is none."""
+        return connection.execute(sa.select(sa.func.coalesce(sa.func.max(trigger_history.c.seq), 0))).scalar_one()
+
     def due(
         self, connection: sa.Connection, *, run_until: Microseconds, burst_until: Microseconds, limit: int = 2_000
     ) -> Sequence[StoredTrigger]:
@@ -270,10 +304,12 @@ class Triggers:
         rows = connection.execute(query.order_by(triggers.c.next_due_at, triggers.c.seq).limit(limit)).mappings()
         return [StoredTrigger.model_validate(row) for row in rows]
 
-    def next_due_at(self, connection: sa.Connection, lane: Literal["run", "burst"]) -> Microseconds | None:
+    def next_due_at(
+        self, connection: sa.Connection, lane: Literal["run", "burst"], *, workspace: str | None = None
+    ) -> Microseconds | None:
         """The first instant at which any trigger of a lane is due."""
         query = sa.select(sa.func.min(triggers.c.next_due_at)).where(triggers.c.next_due_at.is_not(None), triggers.c.lane == lane)
-        return connection.execute(query).scalar()
+        return connection.execute(query if workspace is None else query.where(triggers.c.workspace == workspace)).scalar()
 
     def advance(self, connection: sa.Connection, moves: Iterable[Move]) -> None:
         """Note how far triggers have been looked at.
@@ -342,6 +378,38 @@ class Triggers:
         while some := list(islice(unseen, 1_000)):
             self._ticks.claim_many(connection, some)
 
+    def on_periods(
+        self,
+        connection: sa.Connection,
+        *,
+        since: Microseconds,
+        until: Microseconds,
+        workspace: str | None = None,
+        application: str | None = None,
+        task: str | None = None,
+    ) -> Iterator[OnPeriod]:
+        """When triggers were on between two instants, as their history tells it; one by one, for there may be many."""
+        h = trigger_history
+        same = (h.c.workspace, h.c.application, h.c.task, h.c.trigger)
+        ends_at = sa.func.lead(h.c.effective_at).over(partition_by=same, order_by=h.c.seq).label("ends_at")
+        entries = sa.select(*same, h.c.definition, h.c.state, h.c.effective_at, ends_at)
+        for column, value in zip(same, (workspace, application, task), strict=False):
+            if value is not None:
+                entries = entries.where(column == value)
+        entry = entries.subquery().c
+        is_on = (entry.state == "on", entry.effective_at < until, sa.or_(entry.ends_at.is_(None), entry.ends_at > since))
+        columns = (entry.workspace, entry.application, entry.task, entry.trigger, entry.definition)
+        query = sa.select(*columns, entry.effective_at, entry.ends_at).where(*is_on)
+        for row in connection.execute(query):
+            definition = _defined(json.dumps(row.definition, sort_keys=True))
+            yield OnPeriod((row.workspace, row.application, row.task), row.trigger, definition, row.effective_at, row.ends_at)
+
+    def known_since(self, connection: sa.Connection, task: TaskKey, name: str) -> Microseconds | None:
+        """When a trigger was seen first; None if it never was."""
+        query = sa.select(sa.func.min(trigger_history.c.effective_at)).where(trigger_history.c.trigger == name)
+        of_task = zip(("workspace", "application", "task"), task, strict=True)
+        return connection.execute(query.where(*(trigger_history.c[column] == value for column, value in of_task))).scalar()
+
     def _note(
         self, connection: sa.Connection, task: TaskKey, name: str, values: Mapping[str, Any], actor: str, now: Microseconds
     ) -> None:
@@ -365,6 +433,14 @@ _TOLD = ("workspace", "application", "task", "trigger", "source", "definition", 
 
 def _entry(values: Mapping[str, Any], actor: str, now: Microseconds) -> dict[str, Any]:
     return {**{name: values[name] for name in _TOLD}, "actor": actor, "effective_at": now, "observed_at": now}
+
+
+_trigger = TypeAdapter[Trigger](Annotated[Trigger, Field(discriminator="kind")])
+
+
+@lru_cache(maxsize=16_384)
+def _defined(definition: str) -> Trigger:
+    return _trigger.validate_json(definition)
 
 
 def _columns(task: TaskKey, name: str) -> dict[str, str]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.task import TaskSpec
-from agent_pipelines.core.trigger import After, AssetUpdate, At, Cron, Event, Interval, Trigger, trigger_name
+from agent_pipelines.core.trigger import Cron, Interval, Trigger, trigger_name
 from agent_pipelines.engine.due import next_due
 from agent_pipelines.engine.triggers import StoredTrigger, Triggers
+from agent_pipelines.insight.triggers import describe, remarks
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.ledger.stored import StoredExecution
 from agent_pipelines.store.database import Database
@@ -42,6 +43,7 @@ class KnownTrigger:
     words: str
     is_on: bool | None
     next_due: Microseconds | None
+    remarks: Sequence[str] = ()
     paused: str | None = None
 
 
@@ -96,27 +98,10 @@ def switched_on(spec: TaskSpec, switched: Mapping[str, bool]) -> dict[str, bool]
     return {trigger_name(trigger): _is_on(spec, trigger, switched) for trigger in spec.triggers}
 
 
-def describe(trigger: Trigger) -> str:
-    """A trigger in a few words."""
-    match trigger:
-        case Cron():
-            return f"cron {trigger.cron}" + ("" if trigger.timezone == "UTC" else f" {trigger.timezone}")
-        case Interval():
-            return f"every {_length(trigger.every)}"
-        case At():
-            return f"at {trigger.at}"
-        case Event():
-            return f"event {trigger.event}"
-        case AssetUpdate():
-            return f"asset {trigger.asset}"
-        case After():
-            return f"after {trigger.task}" + (f" + {_length(trigger.offset)}" if trigger.offset else "")
-
-
 def _known(
     task: KnownTask, trigger: Trigger, now: Microseconds, switched: Mapping[str, bool], stored: StoredTrigger | None
 ) -> KnownTrigger:
-    name = trigger_name(trigger)
+    name, told = trigger_name(trigger), remarks(task.spec, trigger)
     if task.version is not None:
         is_on = stored is not None and stored.state == "on"
         following = None if stored is None else stored.next_due_at
@@ -124,20 +109,13 @@ def _known(
         is_on = _is_on(task.spec, trigger, switched)
         following = next_due(trigger, now) if is_on else None
     else:
-        return KnownTrigger(name, trigger.kind, describe(trigger), None, None)
+        return KnownTrigger(name, trigger.kind, describe(trigger), None, None, told)
     if stored is not None and stored.state == "paused" and (is_on or task.version is not None):
-        return KnownTrigger(name, trigger.kind, describe(trigger), False, None, stored.reason or "no reason given")
-    return KnownTrigger(name, trigger.kind, describe(trigger), is_on, following)
+        return KnownTrigger(name, trigger.kind, describe(trigger), False, None, told, stored.reason or "no reason given")
+    return KnownTrigger(name, trigger.kind, describe(trigger), is_on, following, told)
 
 
 def _is_on(spec: TaskSpec, trigger: Trigger, switched: Mapping[str, bool]) -> bool:
     # Those that repeat have a schedule each, the others share a sensor.
     owner = trigger_name(trigger) if isinstance(trigger, Cron | Interval) else "triggers"
     return switched.get(f"{spec.application}__{spec.name}__{owner}", trigger.enabled)
-
-
-def _length(seconds: float) -> str:
-    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds % length == 0:
-            return f"{seconds / length:g}{unit}"
-    return f"{seconds:g}s"

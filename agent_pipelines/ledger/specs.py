@@ -1,6 +1,7 @@
 """The specifications that tasks ran with, by the hash of their content."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 
@@ -8,6 +9,11 @@ from agent_pipelines.core.clock import Clock
 from agent_pipelines.core.task import TaskKey, TaskSpec
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import registered_tasks, task_specs
+
+# Specifications that a database is known to hold, so that not every execution has to offer its own: those that an earlier
+# transaction has left there. What a transaction has made itself may still be undone.
+_known: WeakKeyDictionary[sa.Engine, set[str]] = WeakKeyDictionary()
+_made: WeakKeyDictionary[sa.Connection, set[str]] = WeakKeyDictionary()
 
 
 class TaskSpecs:
@@ -19,6 +25,9 @@ class TaskSpecs:
     def put(self, connection: sa.Connection, spec: TaskSpec) -> str:
         """Keep a specification and return its hash; the same content is kept once."""
         spec_hash = spec.spec_hash
+        known = _known.setdefault(connection.engine, set())
+        if spec_hash in known:
+            return spec_hash
         row = {
             "spec_hash": spec_hash,
             "workspace": spec.workspace,
@@ -27,13 +36,22 @@ class TaskSpecs:
             "spec": spec.canonical(),
             "created_at": self._clock.now(),
         }
-        insert_new(connection, task_specs, row)
+        made_here = _made.setdefault(connection, set())
+        if insert_new(connection, task_specs, row) is not None:
+            made_here.add(spec_hash)
+        elif spec_hash not in made_here:
+            known.add(spec_hash)
         return spec_hash
 
     def get(self, connection: sa.Connection, spec_hash: str) -> TaskSpec | None:
         """The specification of a hash."""
         found = connection.execute(sa.select(task_specs.c.spec).where(task_specs.c.spec_hash == spec_hash)).scalar()
         return None if found is None else TaskSpec.model_validate(found)
+
+    def by_hashes(self, connection: sa.Connection, hashes: Collection[str]) -> Mapping[str, TaskSpec]:
+        """Specifications by their hashes; those that are not kept are left out."""
+        query = sa.select(task_specs.c.spec_hash, task_specs.c.spec).where(task_specs.c.spec_hash.in_(hashes))
+        return {spec_hash: TaskSpec.model_validate(spec) for spec_hash, spec in connection.execute(query).tuples()}
 
     def history(self, connection: sa.Connection, task: TaskKey) -> Sequence[tuple[str, int]]:
         """Hashes of a task's specifications and when each was first used, newest first."""

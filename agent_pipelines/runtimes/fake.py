@@ -1,6 +1,7 @@
 """A runtime without an agent, for tests and rehearsals."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ class FakeConfig(RuntimeConfig):
     usage: Usage | None = Field(default=None, description="What each attempt reports to have spent.")
 
 
+_KEPT = 1_000  # invocations that a fake remembers
+
+
 @dataclass(frozen=True)
 class Pause:
     """A wait within an attempt, by the clock of the fake; of None it never ends."""
@@ -41,7 +45,8 @@ Step = str | dict[str, JsonValue] | AgentEvent | RuntimeFailure | Pause
 class FakeRuntime(Runtime[FakeConfig]):
     """Plays a script: a step or a list of steps for each attempt, the last for all further ones.
 
-    Keeps the `invocations` that it was given, in order.
+    Attempts are counted for each invocation by itself, so that executions can share it. Keeps the last `invocations` that it was
+    given, in order.
     """
 
     kind = "fake"
@@ -53,14 +58,14 @@ class FakeRuntime(Runtime[FakeConfig]):
     ) -> None:
         super().__init__(config or FakeConfig())
         self.invocations: list[Invocation] = []
+        self._attempts: OrderedDict[str, int] = OrderedDict()
         self._script = [part if isinstance(part, list | tuple) else [part] for part in script]
         self._script += [[reply] for reply in self.config.replies]
         self._clock = clock or SystemClock()
 
     async def stream(self, invocation: Invocation) -> AsyncGenerator[AgentEvent, None]:
         """Play the next part of the script."""
-        attempt = len(self.invocations) - self.config.fail_times
-        self.invocations.append(invocation)
+        attempt = self._count(invocation) - self.config.fail_times
         if self.config.usage is not None:
             yield UsageReport(usage=self.config.usage)
         if attempt < 0:
@@ -77,3 +82,13 @@ class FakeRuntime(Runtime[FakeConfig]):
                     yield event
         for event in result.finish():
             yield event
+
+    def _count(self, invocation: Invocation) -> int:
+        """How often the invocation was tried before."""
+        self.invocations.append(invocation)
+        del self.invocations[:-_KEPT]
+        before = self._attempts.pop(invocation.idempotency_key, 0)
+        self._attempts[invocation.idempotency_key] = before + 1
+        if len(self._attempts) > _KEPT:
+            self._attempts.popitem(last=False)
+        return before
