@@ -19,9 +19,12 @@ def test_a_project_loads_with_its_defaults(project: Project) -> None:
     defs = project.load()
     repository = defs.get_repository_def()
     repository.validate_loadable()
-    assert set(repository.job_names) == {"__ASSET_JOB", "default__digest", "default__report"}
+    own = {"__ASSET_JOB", "default__digest", "default__report"}
+    assert set(repository.job_names) == {*own, "agent_pipelines__burst__default"}
     assert [schedule.name for schedule in repository.schedule_defs] == ["default__digest__cron"]
-    assert [sensor.name for sensor in repository.sensor_defs] == ["agent_pipelines__reconciler"]
+    sensors = {sensor.name for sensor in repository.sensor_defs}
+    assert sensors == {"agent_pipelines__reconciler", "agent_pipelines__bursts__default"}
+    assert dg.AssetKey("registered_tasks") in repository.asset_graph.get_all_asset_keys()
     assert defs.executor is dg.in_process_executor
     assert set(repository.get_top_level_resources()) == {"agent_writer"}
     upstream = repository.asset_graph.get(dg.AssetKey(["default", "report"])).parent_keys
@@ -194,6 +197,10 @@ def _bad_owner(project: Project) -> None:
     project.agent().task("digest", "owners: [joe]")
 
 
+def _reserved_application(project: Project) -> None:
+    project.agent().task("digest", "application: registered_tasks")
+
+
 def _reserved_check_name(project: Project) -> None:
     project.agent().task("digest", "checks:\n  - {name: output_schema, python: 'os:getcwd'}\n")
 
@@ -246,6 +253,7 @@ BAD = [
     (_unknown_function, "writer/defs.yaml:4", "config.function", "cannot be imported", "Write `module:function`"),
     (_bad_tag, "digest/defs.yaml:5", "tags", "Found invalid tag keys: ['two words']", "Allowed characters"),
     (_bad_owner, "digest/defs.yaml:5", "owners", "Invalid owner 'joe'", "must be an email address or a team name"),
+    (_reserved_application, "digest/defs.yaml:5", "application", "is kept for the assets of registered tasks", "Choose another"),
     (_reserved_check_name, "digest/defs.yaml:6", "checks[0].name", "is the check of the schema", "Choose another name"),
 ]
 
