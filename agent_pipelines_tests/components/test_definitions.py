@@ -8,8 +8,10 @@ import dagster as dg
 import pytest
 
 import agent_pipelines
-from agent_pipelines import DefinitionError, definitions
+from agent_pipelines import BurstSettings, DefinitionError, definitions
 from agent_pipelines.components.problems import DefinitionErrors
+from agent_pipelines.core.declared import DECLARED, Declared
+from agent_pipelines.engine.burst_settings import BURST
 from agent_pipelines_tests.components.project import AGENT, Project
 
 
@@ -29,6 +31,17 @@ def test_a_project_loads_with_its_defaults(project: Project) -> None:
     assert set(repository.get_top_level_resources()) == {"agent_writer"}
     upstream = repository.asset_graph.get(dg.AssetKey(["default", "report"])).parent_keys
     assert upstream == {dg.AssetKey(["default", "digest"])}
+
+
+def test_a_project_says_how_its_bursts_work_and_what_registered_tasks_may_use(project: Project) -> None:
+    project.agent().task("digest", "workspace: acme")
+    defs = definitions(project.root, bursts=BurstSettings(in_flight=7))
+    for workspace in ("default", "acme"):
+        sensor = defs.get_repository_def().get_sensor_def(f"agent_pipelines__bursts__{workspace}")
+        assert BurstSettings.model_validate_json(str(sensor.metadata[BURST].value)).in_flight == 7
+        declared = Declared.model_validate_json(str(sensor.metadata[DECLARED].value))
+        assert (declared.workspaces, declared.agents) == (("acme", "default"), ("writer",))
+        assert declared.tasks == (("acme", "default", "digest"),)
 
 
 def test_a_project_keeps_an_executor_of_its_own(project: Project) -> None:
@@ -334,14 +347,14 @@ def test_a_long_chain_of_tasks_is_no_circle(project: Project) -> None:
     project.agent().task("t0")
     for number in range(1, 40):
         project.task(f"t{number}", f"dependencies: [t{number - 1}]")
-    assert len(list(project.load().assets or ())) == 40
+    assert len(list(project.load().assets or ())) == 41  # and the one of registered tasks
 
 
 def test_the_name_works_as_a_function_whatever_was_imported_first(project: Project) -> None:
     project.agent().task("digest")
     module = importlib.import_module("agent_pipelines.definitions")
     for load in (module, module.definitions, definitions, agent_pipelines.definitions):
-        assert len(list(load(project.root).assets or ())) == 1
+        assert len(list(load(project.root).assets or ())) == 2  # and the one of registered tasks
 
 
 def test_the_public_names() -> None:
