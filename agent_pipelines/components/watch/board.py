@@ -195,6 +195,8 @@ class TriggerWatch:
                 watched = self._watched[seq]
                 trigger = watched.row.definition
                 assert isinstance(trigger, Event)
+                if not watched.is_caught_up:
+                    continue  # it has yet to look for itself, and sees this event then
                 if event.received_at >= seen_since(watched.position) and matches(trigger.match, event.payload):
                     self._matched.append((seq, event))
 
