@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-import sqlalchemy as sa
+from sqlalchemy.event import listen
 
 from agent_pipelines.components.watch import board
 from agent_pipelines.components.watch.board import TriggerWatch
@@ -232,7 +232,7 @@ def test_ten_thousand_triggers_that_wait_cost_a_few_queries(deployment: Deployme
     assert [watch.look() for _ in range(2)] == [0, 0]
     queries: list[str] = []
     engine = deployment.hub.database.engine
-    sa.event.listen(engine, "before_cursor_execute", lambda *arguments: queries.append(arguments[2]))
+    listen(engine, "before_cursor_execute", lambda *arguments: queries.append(arguments[2]))
     assert watch.look() == 0
     assert len([query for query in queries if query.startswith("SELECT")]) == 2, queries
     assert not any(word in query for query in queries for word in ("INSERT", "UPDATE", "DELETE"))
@@ -335,7 +335,7 @@ def test_followers_that_wait_for_their_instant_cost_nothing_until_then(deploymen
     deployment.run(first.task, launch)
     assert [follower.look() for _ in range(3)] == [0, 0, 0]
     queries: list[str] = []
-    sa.event.listen(deployment.hub.database.engine, "before_cursor_execute", lambda *arguments: queries.append(arguments[2]))
+    listen(deployment.hub.database.engine, "before_cursor_execute", lambda *arguments: queries.append(arguments[2]))
     deployment.clock.time = due_at - 1
     assert follower.look() == 0
     assert len([query for query in queries if query.startswith("SELECT")]) <= 3, queries
