@@ -152,7 +152,7 @@ def _words(name: str) -> str:
 
 def _document(books: "Books") -> dict[str, Any]:
     def numbers(account: "Account") -> dict[str, Any]:
-        besides = ("overdue", "found", "withdrawn", "doubles")
+        besides = ("overdue", "found", "doubles")
         return {**_numbers(account), **{name: getattr(account, name) for name in besides}}
 
     return {

@@ -104,6 +104,12 @@ class Inbox:
         """The highest `seq` that is visible, 0 if there is none."""
         return connection.execute(sa.select(sa.func.coalesce(sa.func.max(inbox.c.seq), 0))).scalar_one()
 
+    def newest(self, connection: sa.Connection) -> Mapping[tuple[str, str], Microseconds]:
+        """When the last event of each type was received, by workspace and type."""
+        query = sa.select(inbox.c.workspace, inbox.c.type, sa.func.max(inbox.c.received_at).label("received_at"))
+        rows = connection.execute(query.group_by(inbox.c.workspace, inbox.c.type))
+        return {(row.workspace, row.type): row.received_at for row in rows}
+
     def by_seqs(self, connection: sa.Connection, seqs: Sequence[int]) -> Sequence[InboxEvent]:
         """Events by their `seq`, in that order."""
         rows = connection.execute(sa.select(inbox).where(inbox.c.seq.in_(seqs)).order_by(inbox.c.seq)).mappings()

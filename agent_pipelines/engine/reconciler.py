@@ -94,11 +94,12 @@ class Reconciler:
     def _close_ticks(self) -> list[str]:
         with self._database.reading() as connection:
             open_ticks = self._ticks.open(connection, claimed_before=self._ago(self._grace), lane="run")
-        return [line for tick in open_ticks for line in self._close_tick(tick)]
+        return [line for tick in open_ticks if tick.waits_for is None for line in self._close_tick(tick)]
 
     def _close_tick(self, tick: Tick) -> list[str]:
         runs = self._runs.runs_of_tick(tick)
-        if any(not run.is_over for run in runs) or (not runs and tick.claimed_at >= self._ago(self._patience)):
+        waiting_since = max(tick.claimed_at, tick.begins_at)
+        if any(not run.is_over for run in runs) or (not runs and waiting_since >= self._ago(self._patience)):
             return []
         reason = f"no run came within {self._patience:g} s"
         if runs:

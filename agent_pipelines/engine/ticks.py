@@ -106,7 +106,6 @@ class DueTick(NamedTuple):
     claimed_at: Microseconds
     waits_for: str | None
     verdict: str | None
-    reason: str | None
 
 
 _CLAIMED_AT_ONCE = 1_000
@@ -224,8 +223,11 @@ class Ticks:
             given = given.where(ticks.c.id.not_in(but))
         return connection.execute(given.values(run_id=None)).rowcount
 
-    def withdraw(self, connection: sa.Connection, task: TaskKey, trigger: str, *, due_after: Microseconds, reason: str) -> int:
-        """Skip ticks that were claimed ahead and have no run yet; returns how many."""
+    def withdraw(self, connection: sa.Connection, task: TaskKey, trigger: str, *, due_after: Microseconds) -> int:
+        """Remove ticks that were claimed ahead, are not due yet and have no run; returns how many.
+
+        They are not skipped: a trigger that was edited may be due at the same instant again.
+        """
         ahead = (
             _of(task),
             ticks.c.trigger == trigger,
@@ -233,8 +235,7 @@ class Ticks:
             ticks.c.run_id.is_(None),
             ticks.c.verdict.is_(None),
         )
-        skipped = {"verdict": str(Verdict.SKIPPED), "reason": reason, "decided_at": self._clock.now(), "waits_for": None}
-        return connection.execute(ticks.update().where(*ahead).values(**skipped)).rowcount
+        return connection.execute(sa.delete(ticks).where(*ahead)).rowcount
 
     def waiting(self, connection: sa.Connection, *, limit: int = 5_000) -> Sequence[Tick]:
         """Ticks that are queued behind another one, first due first."""
@@ -253,9 +254,9 @@ class Ticks:
         return found
 
     def go_ahead(self, connection: sa.Connection, waited_for: Sequence[str]) -> int:
-        """Let the ticks begin that were queued behind these; returns how many."""
+        """Let the ticks begin now that were queued behind these; returns how many."""
         behind = ticks.update().where(ticks.c.verdict.is_(None), ticks.c.waits_for.in_(waited_for))
-        return connection.execute(behind.values(waits_for=None)).rowcount if waited_for else 0
+        return connection.execute(behind.values(waits_for=None, begins_at=self._clock.now())).rowcount if waited_for else 0
 
     def by_ids(self, connection: sa.Connection, ids: Sequence[str]) -> Mapping[str, Tick]:
         """Ticks by their ids."""

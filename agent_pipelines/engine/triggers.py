@@ -170,8 +170,7 @@ class Triggers:
         else:
             if not goes_on:
                 self._close_account(connection, known, now, f"{state} by {actor}" if state != "on" else f"edited by {actor}")
-                why = f"withdrawn: the trigger was edited by {actor}" if state == "on" else f"withdrawn: {state} by {actor}"
-                self._ticks.withdraw(connection, task, trigger_name(trigger), due_after=now, reason=why)
+                self._ticks.withdraw(connection, task, trigger_name(trigger), due_after=now)
             same = {name: value for name, value in known.model_dump(mode="json").items() if name in values}
             if same == values:
                 return False
@@ -233,7 +232,7 @@ class Triggers:
             return False
         now = self._clock.now()
         self._close_account(connection, known, now, f"removed by {actor}")
-        self._ticks.withdraw(connection, task, name, due_after=now, reason=f"withdrawn: removed by {actor}")
+        self._ticks.withdraw(connection, task, name, due_after=now)
         values = {"state": "removed", "reason": reason, "next_due_at": None}
         connection.execute(triggers.update().where(triggers.c.seq == known.seq).values(**values))
         told = {**known.model_dump(mode="json", include={"source", "definition", "revision"}), **values}

@@ -11,33 +11,32 @@ from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.core.trigger import trigger_name
 from agent_pipelines.engine.inbox import InboxEvent
+from agent_pipelines.engine.launch import launch_of
 from agent_pipelines.engine.ticks import Tick
 
 
 def invocation_of(tick: Tick, spec: TaskSpec, spec_hash: str, event: Mapping[str, JsonValue] | None) -> Invocation:
-    """The invocation of a tick. Raises ExecutionFailed (context) if a variable of its trigger cannot be rendered."""
-    given = tick.inputs.get("variables")
+    """The invocation that a tick asks for, which for a repair is that of another one.
+
+    Raises ExecutionFailed (context) if a variable of its trigger cannot be rendered.
+    """
+    _, launch, _ = launch_of(tick)
     variables = variables_of(
-        spec,
-        tick.trigger,
-        given if isinstance(given, dict) else {},
-        event=event,
-        due_at=tick.due_at,
-        logical_at=tick.logical_at,
+        spec, launch.trigger, launch.variables, event=event, due_at=launch.due_at, logical_at=launch.logical_at
     )
     return Invocation(
         workspace=tick.workspace,
         application=tick.application,
         task=tick.task,
         spec_hash=spec_hash,
-        trigger=tick.trigger,
-        origin=tick.origin,
-        occurrence=tick.occurrence,
-        due_at=tick.due_at,
-        logical_at=tick.logical_at,
+        trigger=launch.trigger,
+        origin=launch.origin,
+        occurrence=launch.occurrence,
+        due_at=launch.due_at,
+        logical_at=launch.logical_at,
         variables=variables,
         event=None if event is None else dict(event),
-        actor=tick.actor,
+        actor=launch.actor,
     )
 
 
@@ -65,10 +64,9 @@ def variables_of(
     return {**trigger_variables(rest, event=event, due_at=due_at, logical_at=logical_at), **given}
 
 
-def event_of(inputs: Mapping[str, JsonValue]) -> str | None:
+def event_of(tick: Tick) -> str | None:
     """The id of the event that made a tick due; None if it was none."""
-    event_id = inputs.get("event_id")
-    return event_id if isinstance(event_id, str) else None
+    return launch_of(tick)[1].event_id
 
 
 def payload(event_id: str | None, found: InboxEvent | None) -> dict[str, JsonValue] | None:

@@ -132,7 +132,7 @@ class Intake:
             connection, lane="burst", run_id=self._run_id, workspace=self._workspace, until=until, limit=limit
         )
         hashes = {tick.spec_hash for tick in ticks if tick.spec_hash is not None and tick.spec_hash not in self._registered}
-        events = {event_id for tick in ticks if (event_id := event_of(tick.inputs)) is not None}
+        events = {event_id for tick in ticks if (event_id := event_of(tick)) is not None}
         return _Taken(
             ticks,
             self._ledger.specs.by_hashes(connection, hashes) if hashes else {},
@@ -148,7 +148,7 @@ class Intake:
 
     def _prepare(self, tick: Tick, taken: _Taken) -> Prepared:
         known = self._known(tick, taken)
-        event_id = event_of(tick.inputs)
+        event_id = event_of(tick)
         event = payload(event_id, taken.events.get(event_id or ""))
         invocation = invocation_of(tick, known.spec, known.spec_hash, event)
         agent = self._agent(known.spec.agent)

@@ -31,8 +31,8 @@ class Account:
     """One trigger of one task: everything that was due is in exactly one of `verdicts`, `open` and `gaps`.
 
     Of what was due, `found` was not expected independently; of what is open, `overdue` has been so for too long. Besides there
-    are `not_yet`, instants that may still get their tick, `extras`, ticks that nobody expects, `withdrawn`, ticks that were taken
-    back before they were due, and `doubles`, second ticks of one instant.
+    are `not_yet`, instants that may still get their tick, `extras`, ticks that nobody expects, and `doubles`, second ticks of one
+    instant.
     """
 
     task_key: TaskKey
@@ -46,7 +46,6 @@ class Account:
     not_yet: int = 0
     overdue: int = 0
     extras: int = 0
-    withdrawn: int = 0
     doubles: int = 0
     open_since: Microseconds | None = None
 
@@ -62,7 +61,7 @@ class Account:
 
     def add(self, other: "Account") -> None:
         """Add the numbers of another account to this one."""
-        for name in ("due", "open", "gaps", "found", "not_yet", "overdue", "extras", "withdrawn", "doubles"):
+        for name in ("due", "open", "gaps", "found", "not_yet", "overdue", "extras", "doubles"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for verdict, number in other.verdicts.items():
             self.verdicts[verdict] = self.verdicts.get(verdict, 0) + number

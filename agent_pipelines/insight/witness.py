@@ -249,9 +249,7 @@ class _Audit:
 
     def _enter_unexpected(self, key: Key, tick: DueTick) -> None:
         account = self._account(key, tick.origin)
-        if tick.verdict == Verdict.SKIPPED and (tick.reason or "").startswith("withdrawn"):
-            account.withdrawn += 1
-        elif self._is_due_by_what_happened(key, tick):
+        if self._is_due_by_what_happened(key, tick):
             self._enter(account, tick)
         elif tick.trigger == REPAIR or tick.origin not in _EXPECTED or not self._was_known(key, tick.due_at):
             account.found += 1

@@ -1,5 +1,6 @@
 """Evaluating schedules and sensors as Dagster's daemon does, on a clock that is moved by hand."""
 
+import json
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -231,21 +232,21 @@ class BoardLoop:
         return "; ".join(note for note in notes.split("; ") if "wait for their runs" not in note)
 
     @property
-    def cursor(self) -> Mapping[str, Any] | None:
-        """The positions of the task's first trigger. None makes it one that is new."""
+    def cursor(self) -> str | None:
+        """The positions of the task's first trigger, as JSON. None makes it one that is new."""
         with self.deployment.hub.database.reading() as connection:
             (row, *_) = self.deployment.hub.triggers.list(connection, task=self.task.key)
-            return row.marks
+            return json.dumps(row.marks)
 
     @cursor.setter
-    def cursor(self, value: Mapping[str, Any] | None) -> None:
+    def cursor(self, value: str | None) -> None:
         self.board = None
         if value is None:
             self.put("off")
             self.put()
         else:
             with self.deployment.hub.database.transaction() as connection:
-                connection.execute(sa.update(trigger_table).values(marks=dict(value)))
+                connection.execute(sa.update(trigger_table).values(marks=json.loads(value)))
 
 
 def _asked_of_dagster(tick: Tick) -> bool:

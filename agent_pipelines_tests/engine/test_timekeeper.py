@@ -192,8 +192,15 @@ def test_what_was_claimed_ahead_is_withdrawn_by_a_pause(keeper: Keeper) -> None:
     keeper.put(every(5), lane="burst")
     keeper.look(4.5)
     keeper.put(every(5), lane="burst", state="paused", reason="too loud")
-    (tick,) = keeper.all()
-    assert (tick.verdict, tick.reason) == (Verdict.SKIPPED, "withdrawn: paused by kim")
+    assert keeper.all() == []
+
+
+def test_what_was_withdrawn_by_an_edit_may_be_due_again(keeper: Keeper) -> None:
+    keeper.put(every(5), lane="burst")
+    keeper.look(4.5)
+    keeper.put(every(5, offset=0, ends_at="2030-01-01T00:00:00+00:00"), lane="burst")
+    keeper.look(4.6)
+    assert keeper.told() == [(5, None)]
 
 
 def test_many_triggers_of_the_same_second(keeper: Keeper) -> None:

@@ -35,6 +35,7 @@ _CLAIMS = 1_000  # ticks that one look may claim
 _LOOKS = 500  # triggers that one look may look at for themselves
 _WRITTEN = 600 * 1_000_000  # how often positions are written of triggers that have seen something and claimed nothing
 _AT_ONCE = 1_000  # positions that one look writes of these
+_MANY = 100  # new triggers at once of which many may have nothing to catch up with
 _NEXT_LOOK = 0
 
 
@@ -97,14 +98,16 @@ class TriggerWatch:
         now = self._hub.clock.now()
         with self._hub.database.reading() as connection:
             self._read_changes(connection, now)
-            if self._by_event:
+            # Also when the first of them is about to be learned: what comes from now on is read here.
+            if self._by_event or self._changed:
                 self._match(self._arrivals.read(connection, now, self._by_event))
-            if self._by_upstream:
+            if self._by_upstream or self._changed:
                 self._wake(self._upstreams.read(connection, now, self._by_upstream))
+            newest = self._hub.inbox.newest(connection) if len(self._changed) >= _MANY else None
         if self._by_asset:
             for asset in self._materializations.read(now, self._by_asset):
                 self._wake(self._by_asset.get(asset, ()))
-        self._learn()
+        self._learn(newest)
         sights = self._look_for_themselves(now)
         room = max(_CLAIMS - sum(len(sight.due) for sight in sights.values()), 0)
         matched = list(islice(self._matched, room))
@@ -129,7 +132,8 @@ class TriggerWatch:
         self._changed += [row for row in found if row is not None]
         self._changes.note(entries, now)
 
-    def _learn(self) -> None:
+    def _learn(self, newest: Mapping[tuple[str, str], Microseconds] | None) -> None:
+        """Take note of what has changed. `newest` is when the last event of each type came, if anybody has asked."""
         new: list[_Watched] = []
         for row in self._changed:
             known = self._watched.get(row.seq)
@@ -147,7 +151,10 @@ class TriggerWatch:
             self._watched[watched.row.seq] = watched
             groups, key = self._group(watched.row)
             groups.setdefault(key, set()).add(watched.row.seq)
-            self._awake[watched.row.seq] = _NEXT_LOOK
+            if newest is not None and groups is self._by_event and newest.get(key, 0) < seen_since(watched.position):
+                watched.is_caught_up = watched.is_written
+            if not watched.is_caught_up:
+                self._awake[watched.row.seq] = _NEXT_LOOK
         self._changed.clear()
 
     def _take_over(self, watched: _Watched, notes: Mapping[str, tuple[str | None, float | None]]) -> None:
@@ -195,6 +202,8 @@ class TriggerWatch:
                 watched = self._watched[seq]
                 trigger = watched.row.definition
                 assert isinstance(trigger, Event)
+                if not watched.is_caught_up:
+                    continue  # it has yet to look for itself, and sees this event then
                 if event.received_at >= seen_since(watched.position) and matches(trigger.match, event.payload):
                     self._matched.append((seq, event))
 

@@ -22,7 +22,7 @@ def watch_event(look: Look, trigger: Event, cursor: TriggerCursor) -> Sight:
     since = seen_since(cursor)
     due: list[Due] = []
     scanned = since
-    unread_from = look.now
+    unread_from: Microseconds | None = None
     for event in _events(look, trigger, since):
         if event is None or len(due) >= look.limit:
             unread_from = scanned if event is None else event.received_at
@@ -30,7 +30,8 @@ def watch_event(look: Look, trigger: Event, cursor: TriggerCursor) -> Sight:
         scanned = event.received_at
         if matches(trigger.match, event.payload):
             due.append(due_by(trigger, event))
-    return Sight(all_seen(cursor, min(unread_from, look.now)), due=due, more=unread_from != look.now)
+    before = look.now if unread_from is None else min(unread_from, look.now)
+    return Sight(all_seen(cursor, before), due=due, more=unread_from is not None)
 
 
 def due_by(trigger: Event, event: InboxEvent) -> Due:

@@ -1,0 +1,55 @@
+from typing import Any
+
+from agent_pipelines.core.invocation import Origin
+from agent_pipelines.engine.launch import Launch, launch_of, tag
+from agent_pipelines.engine.ticks import REPAIR, Tick
+
+
+def tick(**values: Any) -> Tick:
+    row = {
+        "seq": 1,
+        "id": "t",
+        "workspace": "default",
+        "application": "app",
+        "task": "report",
+        "trigger": "cron",
+        "origin": Origin.SCHEDULE,
+        "occurrence": "5",
+        "due_at": 5,
+        "begins_at": 5,
+        "logical_at": 7,
+        "actor": "kim",
+        "inputs": {},
+        "claimed_at": 6,
+        "run_id": None,
+        "verdict": None,
+        "reason": None,
+        "execution_id": None,
+        "decided_at": None,
+    }
+    return Tick.model_validate({**row, **values})
+
+
+def test_a_tick_asks_for_its_task_with_what_was_rendered_when_it_was_claimed() -> None:
+    asked = tick(origin=Origin.EVENT, occurrence="e", inputs={"event_id": "e", "variables": {"commit": "c1"}})
+    job, launch, tags = launch_of(asked)
+    assert (job, tags) == ("app__report", {})
+    assert launch == Launch(
+        task="app/report",
+        trigger="cron",
+        origin=Origin.EVENT,
+        occurrence="e",
+        due_at=5,
+        logical_at=7,
+        actor="kim",
+        event_id="e",
+        variables={"commit": "c1"},
+    )
+
+
+def test_a_repair_asks_for_the_invocation_of_another_tick() -> None:
+    _, wanted, _ = launch_of(tick())
+    wanted = wanted.model_copy(update={"resume": True})
+    repair = tick(trigger=REPAIR, occurrence="x", inputs={"launch": wanted.model_dump(mode="json"), "resumptions": 0})
+    job, launch, tags = launch_of(repair)
+    assert (job, launch, tags) == ("app__report", wanted, {tag(REPAIR): "x"})
