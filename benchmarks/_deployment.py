@@ -86,7 +86,9 @@ class Deployment:
     Without a URL its records are in SQLite, as they are by default.
     """
 
-    def __init__(self, directory: Path, *, agent_url: str, tasks: Mapping[str, str] | None = None, url: str | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, agent_url: str, tasks: Mapping[str, str] | None = None, url: str | None = None
+    ) -> None:
         self._command("init", "benchmark", "--directory", str(directory), cwd=directory)
         self.project = directory / "benchmark"
         defs = self.project / "benchmark" / "defs"

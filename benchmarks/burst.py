@@ -52,7 +52,9 @@ class Figures:
     @property
     def is_complete(self) -> bool:
         """Whether each task was executed once, and has its verdict."""
-        return self.executions == self.tasks == self.verdicts.get("ran") and not self.open and not self.doubled and self.books_close
+        return (
+            self.executions == self.tasks == self.verdicts.get("ran") and not self.open and not self.doubled and self.books_close
+        )
 
 
 def measure(directory: Path, agent: Agent, tasks: int, seconds: int, url: str | None, server: ServerMeter) -> Figures:
