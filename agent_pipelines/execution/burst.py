@@ -12,7 +12,7 @@ from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.burst_settings import BurstSettings
 from agent_pipelines.engine.bursts import Bursts
 from agent_pipelines.engine.inbox import Inbox
-from agent_pipelines.engine.ticks import Tick, Ticks
+from agent_pipelines.engine.ticks import REPAIR, Tick, Ticks
 from agent_pipelines.engine.timekeeper import AHEAD
 from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.execution.intake import Declarations, Intake, Prepared
@@ -193,6 +193,7 @@ class BurstWorker:
                 checks=prepared.checks,
                 gate=prepared.gate,
             )
+            await self._note_repaired(prepared, result)
             ended = Ended(prepared.tick, prepared.spec, result)
         except asyncio.CancelledError:
             # By the beat because somebody closed the execution, or by the end of the burst: the record knows.
@@ -209,8 +210,20 @@ class BurstWorker:
                 self._wake.set()
 
     def _reference(self, prepared: Prepared) -> RunRef:
-        is_registered = prepared.tick.spec_hash is not None
-        return self._run.model_copy(update={"partition": prepared.tick.path}) if is_registered else self._run
+        tick = prepared.tick
+        partition = None if tick.spec_hash is None else tick.path
+        return self._run.model_copy(update={"partition": partition, "resumes": tick.trigger == REPAIR})
+
+    async def _note_repaired(self, prepared: Prepared, result: ExecutionResult) -> None:
+        """Give a repair its verdict, which admission gives to the tick that it repairs."""
+        tick = prepared.tick
+        if tick.trigger == REPAIR:
+            run_id, execution_id = self._run.run_id, result.execution_id
+            await self._write(
+                lambda c: self._nouns.ticks.decide(
+                    c, tick.task_key, tick.trigger, tick.occurrence, Verdict.RAN, run_id=run_id, execution_id=execution_id
+                )
+            )
 
     async def _recorded(self, prepared: Prepared) -> Ended | None:
         try:
@@ -329,7 +342,7 @@ class BurstWorker:
             pass
         await self.intake.close()
 
-    async def _write(self, operation: Callable[[Connection], None]) -> None:
+    async def _write(self, operation: Callable[[Connection], object]) -> None:
         await self._nouns.database.write(operation)
 
 
