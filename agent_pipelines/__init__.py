@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from agent_pipelines.components.decorator import agent_task as agent_task
     from agent_pipelines.components.op import agent_op as agent_op
     from agent_pipelines.components.task import AgentTask as AgentTask
+    from agent_pipelines.core.calendar import Calendar as Calendar
     from agent_pipelines.core.errors import DefinitionError as DefinitionError
     from agent_pipelines.core.errors import ErrorClass as ErrorClass
     from agent_pipelines.core.errors import RuntimeFailure as RuntimeFailure
@@ -41,6 +42,7 @@ _HOMES = {
     "AssetUpdate": "core.trigger",
     "At": "core.trigger",
     "BurstSettings": "engine.burst_settings",
+    "Calendar": "core.calendar",
     "CheckResult": "core.execution",
     "Checkpoint": "core.event",
     "Cron": "core.trigger",
@@ -72,6 +74,7 @@ __all__ = [
     "AssetUpdate",
     "At",
     "BurstSettings",
+    "Calendar",
     "CheckResult",
     "Checkpoint",
     "Cron",

@@ -2,7 +2,8 @@
 
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,12 +14,14 @@ from agent_pipelines.components.agent import Agent
 from agent_pipelines.components.consistency import duplicates, problems_between, problems_within
 from agent_pipelines.components.declared import declared_by
 from agent_pipelines.components.lane import lane_definitions
-from agent_pipelines.components.problems import refuse
 from agent_pipelines.components.resource import agent_of_key
 from agent_pipelines.components.retention import retention_job, retention_schedule
 from agent_pipelines.components.sensors import reconciler_sensor
 from agent_pipelines.components.task import AgentTask
+from agent_pipelines.components.witness import ticks_asset, ticks_check, witness_sensor
+from agent_pipelines.core.declared import Declared
 from agent_pipelines.core.errors import DefinitionError
+from agent_pipelines.core.problems import refuse
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.engine.burst_settings import BurstSettings
 from agent_pipelines.engine.project_tree import ProjectTree
@@ -27,8 +30,9 @@ from agent_pipelines.engine.project_tree import ProjectTree
 def definitions(path: Path | str, *, kept_days: int | None = None, bursts: BurstSettings | None = None) -> dg.Definitions:
     """Load the defs folder of the dg project that a path lies in, and check that its tasks fit together.
 
-    Adds what every project has: runs execute in one process, a sensor closes what a lost run left open, each workspace has a
-    lane for bursts (`bursts` are their settings), and with `kept_days` a daily job removes what is older. Opens nothing.
+    Adds what every project has: runs execute in one process, a sensor closes what a lost run left open, another one tells of
+    due instants without a tick, which a check on the asset `agent_pipelines/ticks` shows, each workspace has a lane for bursts
+    (`bursts` are their settings), and with `kept_days` a daily job removes what is older. Opens nothing.
     Raises DefinitionError that names file, field and fix, for all problems found at once.
 
         @dg.definitions
@@ -41,13 +45,14 @@ def definitions(path: Path | str, *, kept_days: int | None = None, bursts: Burst
     agents = [*declared_agents, *(task.own_agent for task in tasks if task.own_agent is not None)]
     refuse([*broken_tasks, *broken_agents, *problems_within(tasks, agents), *duplicates(tasks, agents)])
     loaded = tree.build_all()
-    further_agents = {name for key in loaded.resources or {} if (name := agent_of_key(key)) is not None}
-    assets = _asset_keys(loaded.assets or ()) - {task.path for task in tasks}
+    further_agents, assets = _agents_in(loaded), _assets_in(loaded, tasks)
     refuse(list(problems_between(tasks, agents, further_agents=further_agents, assets=assets)))
     retention = None if kept_days is None else retention_job()
     added = dg.Definitions(
         executor=dg.in_process_executor if loaded.executor is None else None,
-        sensors=[reconciler_sensor()],
+        assets=[ticks_asset()],
+        asset_checks=[ticks_check()],
+        sensors=[reconciler_sensor(), witness_sensor()],
         jobs=[] if retention is None else [retention],
         schedules=[] if retention is None or kept_days is None else [retention_schedule(retention, kept_days=kept_days)],
     )
@@ -61,14 +66,34 @@ def declared_tasks(path: Path | str) -> Sequence[AgentTask]:
 
     Raises DefinitionError for all that cannot be loaded, whatever the code of the project raises.
     """
-    try:
+    with _loading(path):
         tasks, broken = _declared(ProjectTree.for_project(Path(path)), AgentTask)
+        refuse(broken)
+        return tasks
+
+
+def declared(path: Path | str) -> Declared:
+    """What the dg project that a path lies in declares for tasks that are registered at run time.
+
+    Raises DefinitionError, as `declared_tasks`.
+    """
+    with _loading(path):
+        tree = ProjectTree.for_project(Path(path))
+        tasks, broken_tasks = _declared(tree, AgentTask)
+        agents, broken_agents = _declared(tree, Agent)
+        refuse([*broken_tasks, *broken_agents])
+        loaded = tree.build_all()
+        return declared_by(tasks, agents, further_agents=_agents_in(loaded), assets=_assets_in(loaded, tasks))
+
+
+@contextmanager
+def _loading(path: Path | str) -> Generator[None]:
+    try:
+        yield
     except DefinitionError:
         raise
     except Exception as error:
         raise DefinitionError(f"the tasks cannot be loaded: {_words(error)}", file=path) from error
-    refuse(broken)
-    return tasks
 
 
 def _words(error: BaseException) -> str:
@@ -87,12 +112,17 @@ def _declared(tree: ProjectTree, kind: type[Any]) -> tuple[list[Any], list[Any]]
     return [component for component, _ in loaded], list(problems)
 
 
-def _asset_keys(assets: Iterable[object]) -> set[str]:
+def _agents_in(loaded: dg.Definitions) -> set[str]:
+    return {name for key in loaded.resources or {} if (name := agent_of_key(key)) is not None}
+
+
+def _assets_in(loaded: dg.Definitions, tasks: Sequence[AgentTask]) -> set[str]:
+    """The keys of the assets that are no tasks."""
     keys: set[str] = set()
-    for asset in assets:
+    for asset in loaded.assets or ():
         found = getattr(asset, "keys", None) or [getattr(asset, "key", None)]
         keys |= {key.to_user_string() for key in found if isinstance(key, dg.AssetKey)}
-    return keys
+    return keys - {task.path for task in tasks}
 
 
 class _Module(ModuleType):

@@ -15,8 +15,12 @@ from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.execution.burst import BurstNouns
 from agent_pipelines.execution.runner import Runner
 from agent_pipelines.governance.audit import Audit
+from agent_pipelines.insight.witness import Witness
 from agent_pipelines.ledger.executions import Executions
 from agent_pipelines.ledger.ledger import Ledger
+from agent_pipelines.registry.pauses import Pauses
+from agent_pipelines.registry.registered import RegisteredTasks
+from agent_pipelines.registry.registry import Registry
 from agent_pipelines.store.database import Database
 from agent_pipelines.store.migration import migrate
 
@@ -59,6 +63,22 @@ class Hub:
     @cached_property
     def inbox(self) -> Inbox:
         return Inbox(self.clock)
+
+    @cached_property
+    def registered(self) -> RegisteredTasks:
+        return RegisteredTasks(self.clock)
+
+    @cached_property
+    def registry(self) -> Registry:
+        return Registry(self.database, self.ledger.specs, self.registered, self.triggers, self.ticks, self.audit, self.clock)
+
+    @cached_property
+    def pauses(self) -> Pauses:
+        return Pauses(self.database, self.triggers, self.audit)
+
+    @cached_property
+    def witness(self) -> Witness:
+        return Witness(self.database, self.triggers, self.ticks, self.inbox, self.executions, self.clock)
 
     @cached_property
     def prompts(self) -> Prompts:

@@ -2,8 +2,10 @@
 
     python benchmarks/execution_overhead.py [--executions 300]
 
-Measures SQLite always and PostgreSQL where AGENT_PIPELINES_TEST_DSN names a server (a database `overhead` is made in it)
-or the test dependencies bring one. Prints a table, and as last line one JSON object.
+Measures SQLite, and PostgreSQL on the server that AGENT_PIPELINES_TEST_DSN names or that the test dependencies bring. The ticks
+are claimed before, as by whatever makes an execution due. Prints a table, and as last line one JSON object: the figures, and
+whether an execution stays within what it may cost on PostgreSQL with 50 in flight. CPU time is that of this process; on a machine
+that has other work, or whose processor is shared, it is more.
 """
 
 import argparse
@@ -28,6 +30,9 @@ from agent_pipelines.runtimes.base import Capabilities, Runtime, RuntimeConfig
 from agent_pipelines.runtimes.fleet import Agent, Node
 from agent_pipelines.store.database import Database
 from agent_pipelines.store.migration import migrate
+
+MUST, AIM = 4.0, 2.5  # CPU ms of an execution
+GOVERNING = "PostgreSQL, 50 in flight"
 
 SPEC = TaskSpec(name="job", intent="Answer", agent="instant", prompt="Say something about {{ item }}")
 
@@ -62,25 +67,34 @@ def measure(url: str, executions: int, in_flight: int) -> dict[str, float]:
     hub = Hub(database)
     agent = Agent("instant", [Node("n1", Instant(RuntimeConfig()))])
 
-    async def work() -> None:
+    def claimed() -> list[Invocation]:
+        due = [invocation(number) for number in range(executions)]
+        with database.transaction() as connection:
+            for one in due:
+                tick = (one.task_key, one.trigger, one.occurrence)
+                hub.ticks.claim(connection, *tick, origin=one.origin, due_at=one.due_at)
+        return due
+
+    async def work(due: list[Invocation]) -> None:
         slots = asyncio.Semaphore(in_flight)
 
-        async def one(number: int) -> None:
+        async def execute(one: Invocation) -> None:
             async with slots:
-                result = await hub.runner.run(invocation(number), SPEC, agent, run=RunRef(run_id=new_id()))
+                result = await hub.runner.run(one, SPEC, agent, run=RunRef(run_id=new_id()))
                 assert result.status == "succeeded", result
 
-        await asyncio.gather(*(one(number) for number in range(executions)))
+        await asyncio.gather(*map(execute, due))
 
-    asyncio.run(work())  # warm: pools, statement caches
+    asyncio.run(work(claimed()))  # warm: pools, statement caches
+    due = claimed()
     wall, cpu = time.perf_counter(), time.process_time()
-    asyncio.run(work())
+    asyncio.run(work(due))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     database.close()
     return {"cpu_ms": cpu / executions * 1_000, "wall_ms": wall / executions * 1_000, "per_second": executions / wall}
 
 
-def postgres_url() -> tuple[str, object] | None:
+def postgres_url() -> tuple[str, object]:
     server = None
     dsn = os.environ.get("AGENT_PIPELINES_TEST_DSN")
     if dsn is None:
@@ -102,7 +116,7 @@ def main() -> None:
     count = parser.parse_args().executions
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as directory:
-        url, server = postgres_url() or ("", None)
+        url, server = postgres_url()
         try:
             for name, place in (("SQLite", f"sqlite:///{Path(directory) / 'o.db'}"), ("PostgreSQL", url)):
                 for in_flight in (1, 50):
@@ -113,7 +127,9 @@ def main() -> None:
     print(f"{'':28}{'CPU ms':>10}{'wall ms':>10}{'per second':>12}")
     for name, row in figures.items():
         print(f"{name:28}{row['cpu_ms']:10.2f}{row['wall_ms']:10.2f}{row['per_second']:12.0f}")
-    print(json.dumps({name: {key: round(value, 2) for key, value in row.items()} for name, row in figures.items()}))
+    cost = figures[GOVERNING]["cpu_ms"]
+    rounded = {name: {key: round(value, 2) for key, value in row.items()} for name, row in figures.items()}
+    print(json.dumps({"figures": rounded, "must": MUST, "aim": AIM, "must_met": cost <= MUST, "aim_met": cost <= AIM}))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import re
 import types
 import typing
+from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from agent_pipelines.core.calendar import Calendar
 from agent_pipelines.core.duration import Duration
 from agent_pipelines.core.task import (
     Budget,
@@ -27,7 +29,7 @@ from agent_pipelines.core.task import (
     TimeoutSpec,
     WindowSpec,
 )
-from agent_pipelines.core.trigger import After, AssetUpdate, At, Cron, Event, Interval, TriggerBase
+from agent_pipelines.core.trigger import After, AssetUpdate, At, Cron, Event, Interval, TimeTrigger, TriggerBase
 from agent_pipelines.runtimes import catalog
 from agent_pipelines.runtimes.command_output import EventRule, Fields
 
@@ -51,7 +53,7 @@ _PATTERNS = {
     r"^[\w.]+:\w+$": "`module:function`",
     r"^[\w.]+:[\w.]+$": "`module:function`",
 }
-_WORDS = {str: "text", int: "whole number", float: "number", bool: "yes or no", Duration: "duration"}
+_WORDS = {str: "text", int: "whole number", float: "number", bool: "yes or no", date: "date", Duration: "duration"}
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
@@ -85,9 +87,16 @@ def page() -> str:
         "fields:\n",
         table(TriggerBase),
     ]
+    of_time = set(TimeTrigger.model_fields)
+    parts += [
+        "The triggers of time, `cron`, `interval` and `at`, share these besides:\n",
+        table(TimeTrigger, without=shared),
+    ]
     for model in TRIGGERS:
         kind = model.model_fields["kind"].default
-        parts += [f"### {model.__name__}: `kind: {kind}`\n", _doc(model), table(model, without=shared | {"kind"})]
+        without = (of_time if issubclass(model, TimeTrigger) else shared) | {"kind"}
+        parts += [f"### {model.__name__}: `kind: {kind}`\n", _doc(model), table(model, without=without)]
+    parts += ["### Calendar\n", _doc(Calendar), table(Calendar)]
     return "\n".join(parts)
 
 
@@ -146,7 +155,11 @@ def _words(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, StrEnum):
         return "error class"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return f"[{annotation.__name__}](#{annotation.__name__.lower()})" if annotation in PARTS else f"`{annotation.__name__}`"
+        return (
+            f"[{annotation.__name__}](#{annotation.__name__.lower()})"
+            if annotation in (*PARTS, Calendar)
+            else f"`{annotation.__name__}`"
+        )
     return "JSON"
 
 

@@ -21,6 +21,7 @@ def daemon(
 
     On PostgreSQL any number may run: one leads, the others stand by. `agent-pipelines up` starts one.
     """
+    from agent_pipelines.components.watch.board import TriggerWatch
     from agent_pipelines.engine.daemon import run_daemon
     from agent_pipelines.engine.scheduler import Keeping
 
@@ -30,6 +31,14 @@ def daemon(
         raise BadInput(f"there is no workspace file{'' if file is None else f' {file}'}; name one with --workspace")
     hub = deployment.hub
     keeping = Keeping(
-        new_id(), hub.database, hub.clock, hub.triggers, hub.ticks, hub.bursts, hub.daemons, hub.executions, watch=None
+        new_id(),
+        hub.database,
+        hub.clock,
+        hub.triggers,
+        hub.ticks,
+        hub.bursts,
+        hub.daemons,
+        hub.executions,
+        watch=TriggerWatch(hub, deployment.instance).look,
     )
     run_daemon(deployment.instance, file, keeping, log_level=log_level)

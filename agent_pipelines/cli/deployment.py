@@ -19,11 +19,13 @@ import typer
 from agent_pipelines.cli.problems import BadInput, unknown
 
 if TYPE_CHECKING:
+    from agent_pipelines.core.declared import Declared
     from agent_pipelines.core.task import TaskKey
     from agent_pipelines.engine.gateway import DagsterGateway
     from agent_pipelines.engine.home import Instance
     from agent_pipelines.hub import Hub
     from agent_pipelines.insight.tasks import KnownTask
+    from agent_pipelines.registry.registered import RegisteredTask
 
 
 class Deployment:
@@ -119,6 +121,38 @@ class Deployment:
         ]
 
     @cached_property
+    def declared(self) -> "Declared":
+        """What the project declares for tasks that are registered. Raises BadInput without a project."""
+        from agent_pipelines.definitions import declared
+
+        if self.project is None:
+            raise BadInput("there is no project here; name the directory that has its pyproject.toml with --project")
+        with _loading(self.project):
+            return declared(self.project)
+
+    def registered(self, tasks: "Sequence[RegisteredTask]") -> Sequence["KnownTask"]:
+        """Registered tasks with their specifications."""
+        from agent_pipelines.insight.tasks import KnownTask
+
+        registry = self.hub.registry
+        return [
+            KnownTask(
+                registry.spec_of(task),
+                f"registered, version {task.version} by {task.actor}",
+                is_declared=False,
+                version=task.version,
+                state=task.state,
+                reason=task.reason,
+            )
+            for task in tasks
+        ]
+
+    def keeps_time(self) -> bool:
+        """Whether a daemon of ours keeps the time just now."""
+        with self.hub.database.reading() as connection:
+            return self.hub.daemons.keeps_time(connection)
+
+    @cached_property
     def switched(self) -> Mapping[str, bool]:
         """The schedules and sensors that somebody has switched on or off."""
         from agent_pipelines.engine.switches import switched
@@ -126,9 +160,24 @@ class Deployment:
         return switched(self.instance)
 
     def task(self, name: str) -> "KnownTask":
-        """The task of a name, `application/task` or a bare one that only one application has. Raises BadInput."""
-        key = _choose(name, [task.spec.key for task in self.tasks])
-        return next(task for task in self.tasks if task.spec.key == key)
+        """The task of a name, `application/task` or a bare one that only one application has. Raises BadInput.
+
+        A registered task that is named with its application is found without loading the project.
+        """
+        application, slash, bare = name.rpartition("/")
+        with self.hub.database.reading() as connection:
+            if slash and (whole := self.hub.registered.get(connection, ("default", application, bare))) is not None:
+                found = [] if whole.state == "removed" else [whole]
+            else:
+                found = self.hub.registered.named(connection, name)
+            others = [] if found else self.hub.registered.list(connection, limit=1_000)
+        if slash and found:
+            return self.registered(found)[0]
+        keys = [task.spec.key for task in self.tasks]
+        key = _choose(name, [*keys, *(task.task_key for task in found)], also=[task.path for task in others])
+        if key in keys:
+            return next(task for task in self.tasks if task.spec.key == key)
+        return self.registered([task for task in found if task.task_key == key])[0]
 
     def recorded_key(self, name: str) -> "TaskKey":
         """The key of a task that has run, without loading the project. Raises BadInput."""
@@ -136,12 +185,17 @@ class Deployment:
             keys = self.hub.ledger.specs.tasks(connection)
         return _choose(name, keys)
 
-    def chosen(self, application: str | None, task: str | None) -> tuple[str | None, str | None]:
-        """The application and the name that a list is asked for, checked against what has run. Raises BadInput."""
+    def chosen(self, application: str | None, task: str | None, *, due: bool = False) -> tuple[str | None, str | None]:
+        """The application and the name that a list is asked for, checked against what has run. Raises BadInput.
+
+        `due`: tasks that have triggers do as well, even if none of them has ever run.
+        """
         if application is None and task is None:
             return None, None
         with self.hub.database.reading() as connection:
-            keys = self.hub.ledger.specs.tasks(connection)
+            keys = list(self.hub.ledger.specs.tasks(connection))
+            if due:
+                keys = list(dict.fromkeys([*keys, *(each.task_key for each in self.hub.triggers.list(connection))]))
         if task is not None and "/" in task:
             _, application, task = _choose(task, keys)
         if application is not None and application not in (applications := sorted({key[1] for key in keys})):
@@ -151,14 +205,15 @@ class Deployment:
         return application, task
 
 
-def _choose(name: str, keys: Sequence["TaskKey"]) -> "TaskKey":
-    found = [key for key in keys if name in (f"{key[1]}/{key[2]}", key[2])]
+def _choose(name: str, keys: Sequence["TaskKey"], *, also: Sequence[str] = ()) -> "TaskKey":
+    """The key that a name means; `also` are paths that a wrong one may have meant."""
+    found = [key for key in dict.fromkeys(keys) if name in (f"{key[1]}/{key[2]}", key[2])]
     if len(found) == 1:
         return found[0]
-    paths = sorted(f"{key[1]}/{key[2]}" for key in found or keys)
+    paths = sorted({f"{key[1]}/{key[2]}" for key in found or keys})
     if found:
         raise BadInput(f"several tasks are named {name!r}: write {' or '.join(paths)}")
-    raise unknown("task", name, paths)
+    raise unknown("task", name, [*paths, *also])
 
 
 def _is_project(file: Path) -> bool:

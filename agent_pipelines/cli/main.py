@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from agent_pipelines.cli import audit, event, execution, prompt, runtime, session, task, tick
+from agent_pipelines.cli import audit, event, execution, prompt, registered, runtime, session, task, tick
 from agent_pipelines.cli.daemon import daemon
 from agent_pipelines.cli.deployment import Deployment
 from agent_pipelines.cli.init import init
 from agent_pipelines.cli.migrate import migrate
 from agent_pipelines.cli.problems import Commands
 from agent_pipelines.cli.up import up
+from agent_pipelines.cli.web import web
 
 app = typer.Typer(
     cls=Commands,
@@ -20,11 +21,14 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+task.app.add_typer(registered.app)
 for group in (task, execution, tick, prompt, session, event, audit, runtime):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
+app.add_typer(tick.app, name="ticks", hidden=True)
 app.command()(init)
 app.command()(migrate)
 app.command()(daemon)
+app.command()(web)
 app.command()(up)
 
 

@@ -8,10 +8,8 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from enum import Enum
 from typing import Any
 
-from pydantic import BaseModel
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +17,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from agent_pipelines.core.clock import Microseconds, isoformat
+from agent_pipelines.core.plain import record as record
 from agent_pipelines.core.secrets import redactor
 
 UNKNOWN = "unknown"
@@ -39,29 +38,6 @@ _SHORT = 18  # characters of an id that tell executions apart
 def document(value: Mapping[str, Any]) -> None:
     """Print one JSON document."""
     print(json.dumps(redactor.value(value), indent=2, ensure_ascii=False))  # noqa: T201
-
-
-def record(model: BaseModel, **besides: Any) -> dict[str, Any]:
-    """A noun as JSON: its fields, and those given besides."""
-    fields = {name: getattr(model, name) for name in type(model).model_fields}
-    named = {name.removesuffix("_us") + "_seconds" if name.endswith("_us") else name: name for name in fields}
-    return {shown: _plain(name, fields[name]) for shown, name in named.items()} | besides
-
-
-def _plain(name: str, value: Any) -> Any:
-    match value:
-        case BaseModel():
-            return record(value)
-        case Enum():
-            return value.value
-        case int() if name == "at" or name.endswith("_at"):
-            return isoformat(value)
-        case int() if name.endswith("_us"):
-            return value / 1_000_000
-        case tuple() | list():
-            return [record(item) if isinstance(item, BaseModel) else item for item in value]
-        case _:
-            return value
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr
 
-from agent_pipelines.components.problems import refuse
 from agent_pipelines.components.reading import Attributes, substitute, validate
 from agent_pipelines.components.resource import AgentResource, resource_key
 from agent_pipelines.components.scaffolding import AgentScaffolder
 from agent_pipelines.components.source import Source
 from agent_pipelines.core.errors import AgentPipelinesError, DefinitionError
+from agent_pipelines.core.problems import refuse
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.core.trigger import NAME_PATTERN
 from agent_pipelines.runtimes import catalog

@@ -3,7 +3,6 @@
 import difflib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from graphlib import CycleError, TopologicalSorter
 
 from agent_pipelines.components.agent import Agent
 from agent_pipelines.components.asset import op_name
@@ -13,6 +12,7 @@ from agent_pipelines.context.composer import Composer
 from agent_pipelines.context.prompts import Prompts
 from agent_pipelines.context.sessions import Sessions
 from agent_pipelines.context.state import TaskState
+from agent_pipelines.core.circle import circle
 from agent_pipelines.core.clock import SystemClock
 from agent_pipelines.core.errors import DefinitionError
 from agent_pipelines.core.trigger import After, AssetUpdate
@@ -106,29 +106,12 @@ def problems_between(
 
 def _circle(tasks: Sequence[AgentTask]) -> Iterator[DefinitionError]:
     by_path = {task.path: task for task in tasks}
-    graph = {path: {upstream for _, upstream in _upstream(task)} for path, task in by_path.items()}
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        # graphlib lists each task before the one that waits for it.
-        circle: list[str] = error.args[1][::-1]
-        task = by_path[circle[0]]
-        field = next(field for field, upstream in _upstream(task) if upstream == circle[1])
-        problem = f"a circle: {' waits for '.join(circle)}"
-        yield task.problem(problem, field, "Remove one of these dependencies or triggers")
-
-
-def _upstream(task: AgentTask) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    for index, path in enumerate(task.dependency_paths):
-        yield ("dependencies", index), path
-    for index, trigger in enumerate(task.triggers):
-        match trigger:
-            case After():
-                yield ("triggers", index, "task"), task.resolve(trigger.task)
-            case AssetUpdate():
-                yield ("triggers", index, "asset"), trigger.asset
-            case _:
-                pass
+    graph = {path: {upstream for _, upstream in task.upstream()} for path, task in by_path.items()}
+    found = circle(graph)
+    if found is not None:
+        task = by_path[found[0]]
+        field = next(field for field, upstream in task.upstream() if upstream == found[1])
+        yield task.problem(f"a circle: {' waits for '.join(found)}", field, "Remove one of these dependencies or triggers")
 
 
 def _suggested(wrong: str, known: Collection[str]) -> str:

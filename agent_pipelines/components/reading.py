@@ -1,20 +1,17 @@
 """Reading a declaration from YAML: templates of Dagster first, then validation, with errors that name the field."""
 
-import difflib
-import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
-from agent_pipelines.components.problems import refuse
 from agent_pipelines.components.schema import schema_of
-from agent_pipelines.components.source import Source, Way, field_of, way_of
+from agent_pipelines.components.source import Source
 from agent_pipelines.context.templates import check_template
 from agent_pipelines.core.errors import DefinitionError
+from agent_pipelines.core.problems import refuse
+from agent_pipelines.core.refusals import Way, field_of, refusals
 
 Declared = TypeVar("Declared", bound=BaseModel)
 
@@ -78,80 +75,6 @@ def validate(model: type[Declared], values: Mapping[str, Any], source: Source, *
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        found = [_problem(model, details, source, tuple(below)) for details in error.errors(include_url=False)]
+        found = [source.problem(each.words, (*below, *each.way), each.fix) for each in refusals(model, error)]
     refuse(found)
     raise AssertionError("a validation error without details")
-
-
-def _problem(model: type[BaseModel], details: ErrorDetails, source: Source, below: tuple[str | int, ...]) -> DefinitionError:
-    path, owner, info = _walk(model, details["loc"])
-    message = details["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    kind = details["type"]
-    if kind == "extra_forbidden":
-        return source.problem(f"`{path[-1]}` is not a field here", (*below, *path), _near(str(path[-1]), _names(owner)))
-    if kind == "missing":
-        return source.problem("is missing", (*below, *path), _described("Add it", info))
-    if kind in ("union_tag_not_found", "union_tag_invalid"):
-        written = details.get("ctx", {}).get("tag")
-        problem = "has no `kind`" if written is None else f"there is no kind {written!r}"
-        kinds = sorted(member.model_fields["kind"].default for member in _models_in(info.annotation if info else None))
-        return source.problem(problem, (*below, *path), f"Write `kind:` and one of {', '.join(kinds)}")
-    if kind == "value_error":
-        named, separator, rest = message.partition(": ")
-        if not path and separator and named in _names(owner):
-            return source.problem(rest, (*below, *way_of(named)))
-        return source.problem(message, (*below, *path))
-    if isinstance(details["input"], str | int | float | bool):
-        message = f"{message}, not {details['input']!r}"
-    return source.problem(message, (*below, *path), _described("Meant is", info))
-
-
-def _walk(model: type[BaseModel], location: Way) -> tuple[tuple[str | int, ...], type[BaseModel] | None, FieldInfo | None]:
-    """The way to a field as it is written, the model that it belongs to and the field; for a union, pydantic's way has
-    the name of the chosen member in between."""
-    path: list[str | int] = []
-    owner: type[BaseModel] | None = None
-    info: FieldInfo | None = None
-    members: tuple[type[BaseModel], ...] = (model,)
-    for part in location:
-        if isinstance(part, int):
-            path.append(part)
-            continue
-        if len(members) > 1:
-            members = tuple(member for member in members if member.model_fields["kind"].default == part)
-            continue
-        path.append(part)
-        owner = members[0] if members else None
-        info = _field(owner, part)
-        members = () if info is None else _models_in(info.annotation)
-    if not path:
-        owner = model
-    return tuple(path), owner, info
-
-
-def _field(owner: type[BaseModel] | None, name: str) -> FieldInfo | None:
-    if owner is None:
-        return None
-    return next((info for known, info in owner.model_fields.items() if name in (known, info.alias)), None)
-
-
-def _names(owner: type[BaseModel] | None) -> list[str]:
-    return [] if owner is None else [info.alias or name for name, info in owner.model_fields.items()]
-
-
-def _models_in(annotation: Any) -> tuple[type[BaseModel], ...]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return (annotation,)
-    return tuple(model for part in typing.get_args(annotation) for model in _models_in(part))
-
-
-def _near(wrong: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(wrong, known, n=1)
-    return f"Did you mean `{near[0]}`?" if near else f"There is: {', '.join(sorted(known))}"
-
-
-def _described(start: str, info: FieldInfo | None) -> str | None:
-    if info is None or not info.description:
-        return None
-    example = f" For example: {info.examples[0]}" if info.examples else ""
-    return f"{start}: {info.description}{example}"

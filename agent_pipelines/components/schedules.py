@@ -16,11 +16,13 @@ from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.core.trigger import Cron, Interval, is_to_the_second, trigger_name
 from agent_pipelines.engine.due import due_between, last_due, next_due
+from agent_pipelines.engine.handover import ASKED_OF_DAGSTER
 from agent_pipelines.engine.revision import revision_of
 from agent_pipelines.engine.rhythm import EVERY_MINUTE, cron_lines
 from agent_pipelines.engine.switches import switched_on_at
 from agent_pipelines.engine.ticks import Tick
 from agent_pipelines.hub import Hub
+from agent_pipelines.insight.triggers import remarks
 from agent_pipelines.store.database import Connection
 
 _SECOND = 1_000_000
@@ -52,7 +54,9 @@ def _schedule(spec: TaskSpec, job_name: str, trigger: Cron | Interval, hub_of: H
     def evaluate(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         at, instance = to_microseconds(context.scheduled_execution_time), instance_of(context)
         hub = hub_of(instance)
-        reason = _not_for_dagster(hub, spec, trigger)
+        # Somebody may try out in the UI what will happen at another time.
+        is_tried_out = at > hub.clock.now() + _PROMPT
+        reason = None if is_tried_out else _not_for_dagster(hub, spec, trigger)
         yield _Evaluation(hub, instance, spec, trigger, lines, at).answer() if reason is None else dg.SkipReason(reason)
 
     return dg.ScheduleDefinition(
@@ -79,7 +83,8 @@ def _not_for_dagster(hub: Hub, spec: TaskSpec, trigger: Cron | Interval) -> str 
             return "a daemon of agent-pipelines keeps the time of this schedule"
     if spec.lane == "burst":
         return "needs `agent-pipelines up`: this task shares its runs with others (lane: burst)"
-    if is_to_the_second(trigger):
+    # An interval of minutes and some seconds is looked at each minute, and starts late; it loses nothing.
+    if trigger.every < 60 if isinstance(trigger, Interval) else is_to_the_second(trigger):
         return "needs `agent-pipelines up`: Dagster's own scheduler knows no seconds"
     return None
 
@@ -117,8 +122,8 @@ class _Evaluation:
             due = replace(due, verdict=Verdict.MISSED, reason=reason)
         with self.hub.database.transaction() as connection:
             for missed in self._missed(floor, due_at):
-                claim(self.hub, connection, self.spec, self.trigger, missed)
-            claim(self.hub, connection, self.spec, self.trigger, due)
+                claim(self.hub, connection, self.spec.key, self.trigger, missed)
+            claim(self.hub, connection, self.spec.key, self.trigger, due, inputs=ASKED_OF_DAGSTER)
             tick = self.hub.ticks.find(connection, self.spec.key, trigger_name(self.trigger), str(due_at))
         assert tick is not None
         return self._repeat(tick)
@@ -186,8 +191,9 @@ def _described(spec: TaskSpec, trigger: Cron | Interval, lines: Sequence[str]) -
     parts = [f"Starts {spec.path}: {when}."]
     if tuple(lines) == EVERY_MINUTE and not (isinstance(trigger, Cron) and trigger.cron == EVERY_MINUTE[0]):
         parts.append("Dagster cannot say this as a cron expression: it looks each minute, and starts up to a minute late.")
-    elif isinstance(trigger, Cron) and tuple(lines) != (trigger.cron,):
+    elif isinstance(trigger, Cron) and tuple(lines) != (" ".join(trigger.fields[1:]),):
         parts.append(f"Dagster cannot read this expression: it looks at `{lines[0]}` and skips the days that are not meant.")
     if trigger.logical_time is not None:
         parts.append(f"A rehearsal: every tick works on {trigger.logical_time}.")
+    parts.extend(remarks(spec, trigger))
     return "\n\n".join(parts)

@@ -1,29 +1,29 @@
 """The Dagster sensors of a task, and the one that cleans up after crashes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 import dagster as dg
 
-from agent_pipelines.components.claim import claim, declared, refuse_reserved_names, request
+from agent_pipelines.components.claim import claim, claim_repair, declared, note_repaired, refuse_reserved_names, request
 from agent_pipelines.components.deployment import HubOf, hub_of, instance_of
 from agent_pipelines.components.watch.after import watch_after
 from agent_pipelines.components.watch.asset_update import watch_asset
 from agent_pipelines.components.watch.at import watch_at
-from agent_pipelines.components.watch.cursor import SensorCursor, TriggerCursor
+from agent_pipelines.components.watch.cursor import SensorCursor, TriggerCursor, sensor_name
 from agent_pipelines.components.watch.event import watch_event
-from agent_pipelines.components.watch.sight import Look, Sight
-from agent_pipelines.core.clock import isoformat
-from agent_pipelines.core.execution import Verdict
-from agent_pipelines.core.invocation import Origin
+from agent_pipelines.components.watch.sight import Look, Sight, Waiting
+from agent_pipelines.core.clock import Microseconds, isoformat
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.core.trigger import After, AssetUpdate, At, Event, trigger_name
 from agent_pipelines.engine.gateway import DagsterGateway
-from agent_pipelines.engine.launch import Launch, tag
+from agent_pipelines.engine.handover import ASKED_OF_DAGSTER
+from agent_pipelines.engine.launch import launch_of
 from agent_pipelines.engine.reconciler import Reconciler
 from agent_pipelines.engine.revision import revision_of
 from agent_pipelines.engine.sensor import SensorOfJobs
 from agent_pipelines.engine.ticks import REPAIR, Tick
+from agent_pipelines.engine.triggers import StoredTrigger
 from agent_pipelines.hub import Hub
 from agent_pipelines.store.database import Connection
 
@@ -35,10 +35,7 @@ RECONCILER = "agent_pipelines__reconciler"
 _CLAIMS = 100  # ticks that one evaluation may claim
 _OPEN = 500  # ticks that may wait for their runs; until some have begun, events stay in the inbox
 
-
-def sensor_name(spec: TaskSpec) -> str:
-    """The name of a task's sensor."""
-    return f"{spec.application}__{spec.name}__triggers"
+_NOTES = 20  # parts of a skip reason
 
 
 def sensors_for(spec: TaskSpec, job_name: str, *, hub_of: HubOf = hub_of) -> list[dg.SensorDefinition]:
@@ -58,7 +55,7 @@ def sensors_for(spec: TaskSpec, job_name: str, *, hub_of: HubOf = hub_of) -> lis
         return _evaluate(context, hub_of(instance_of(context)), spec, job_name, enabled or watched)
 
     sensor = SensorOfJobs(
-        sensor_name(spec),
+        sensor_name(spec.key),
         job_names=list(dict.fromkeys([job_name, *(_job_of(path) for path in upstreams)])),
         evaluation_fn=evaluate,
         # Dagster looks every five seconds at the sensors whose interval has passed: with five, each second look would be early.
@@ -98,9 +95,19 @@ def _evaluate(
     context: dg.SensorEvaluationContext, hub: Hub, spec: TaskSpec, job_name: str, triggers: Sequence[Watched]
 ) -> dg.SensorResult:
     now = hub.clock.now()
-    cursor = _switched_on(SensorCursor.read(context.cursor), context.last_sensor_start_time, now)
+    cursor, started = SensorCursor.read(context.cursor), context.last_sensor_start_time
     with hub.database.reading() as connection:
+        is_kept = hub.daemons.keeps_time(connection)
+        rows = hub.triggers.list(connection, task=spec.key, on_only=True)
         still_open = _open(hub, connection, spec, triggers)
+    # Where the daemon has looked, and this sensor has not looked since.
+    of_daemon = {row.trigger: TriggerCursor.of(row) for row in rows if _is_same(row, triggers)}
+    if is_kept:
+        taken_over = {row.trigger for row in rows if row.marks} & set(of_daemon)
+        following = cursor.switched(started, now).without(taken_over).write()
+        look = Look(hub, instance_of(context), spec.key, now, limit=1)
+        return dg.SensorResult(skip_reason=_kept(look, triggers, of_daemon, len(still_open)), cursor=following)
+    cursor = cursor.resumed(of_daemon).switched(started, now)
     waiting = len(still_open)
     limit = min(_CLAIMS, _OPEN - waiting)
     sights: list[tuple[Watched, Sight]] = []
@@ -108,8 +115,8 @@ def _evaluate(
         known = cursor.triggers.get(trigger_name(trigger))
         if known is None or known.revision != revision_of(trigger):
             known = TriggerCursor(revision=revision_of(trigger), first=now)
-        look = Look(hub, instance_of(context), spec, now, max(limit, 0))
-        sight = _watch(look, trigger, known) if limit > 0 else Sight(known, waiting=[f"{waiting} ticks wait for their runs"])
+        look = Look(hub, instance_of(context), spec.key, now, max(limit, 0))
+        sight = _watch(look, trigger, known) if limit > 0 else _too_many(known, waiting, now)
         limit -= len(sight.due)
         sights.append((trigger, sight))
     if any(sight.due or sight.repairs or sight.repaired for _, sight in sights):
@@ -118,32 +125,46 @@ def _evaluate(
                 _write(hub, connection, spec, trigger, sight)
             still_open = _open(hub, connection, spec, triggers)
     # Those that an earlier evaluation has requested are in Dagster's hands. The others were claimed just now, or by an
-    # evaluation that came to nothing; should Dagster know them after all, it knows them by their run key.
-    requests = [_request(tick, job_name) for tick in still_open if tick.id not in cursor.requested]
+    # evaluation that came to nothing, or by a daemon that did not get to launch them; should Dagster know them after all, it
+    # knows them by their run key.
+    instance = instance_of(context)
+    unasked = [tick for tick in still_open if tick.id not in cursor.requested and not _is_launched(instance, tick)]
+    requests = [request(tick, job_name=job_name if tick.task_key == spec.key else launch_of(tick)[0]) for tick in unasked]
     following = cursor.model_copy(
         update={
             "triggers": {trigger_name(trigger): sight.cursor for trigger, sight in sights},
             "requested": tuple(tick.id for tick in still_open),
         }
     ).write()
-    notes = [f"{trigger_name(trigger)}: {note}" for trigger, sight in sights for note in sight.waiting]
+    notes = [f"{trigger_name(trigger)}: {note.words}" for trigger, sight in sights for note in sight.waiting]
     if requests:
         return dg.SensorResult(run_requests=requests, cursor=following)
-    return dg.SensorResult(skip_reason="; ".join(notes[:20]) or "nothing is due", cursor=following)
+    return dg.SensorResult(skip_reason="; ".join(notes[:_NOTES]) or "nothing is due", cursor=following)
 
 
-def _switched_on(cursor: SensorCursor, started: float | None, now: int) -> SensorCursor:
-    """The cursor as it is valid now: what happened while the sensor was switched off is not caught up."""
-    if started is None:
-        return cursor
-    switched_on = round(started * 1_000_000)
-    if cursor.switched_on is None or cursor.switched_on == switched_on:
-        return cursor.model_copy(update={"switched_on": switched_on})
-    first = min(switched_on, now)
-    again = {
-        name: TriggerCursor(revision=known.revision, first=max(known.first, first)) for name, known in cursor.triggers.items()
-    }
-    return cursor.model_copy(update={"switched_on": switched_on, "triggers": again})
+def _is_same(row: StoredTrigger, triggers: Sequence[Watched]) -> bool:
+    return any(row.trigger == trigger_name(trigger) and row.revision == revision_of(trigger) for trigger in triggers)
+
+
+def _is_launched(instance: dg.DagsterInstance, tick: Tick) -> bool:
+    return tick.run_id is not None and instance.has_run(tick.run_id)
+
+
+def _too_many(cursor: TriggerCursor, waiting: int, now: Microseconds) -> Sight:
+    return Sight(cursor, waiting=[Waiting(f"{waiting} ticks wait for their runs", now)])
+
+
+def _kept(look: Look, triggers: Sequence[Watched], positions: Mapping[str, TriggerCursor], waiting: int) -> str:
+    """Why a sensor does nothing: another one looks. What it sees besides is told, not claimed."""
+    words = [f"watched each second by the agent-pipelines daemon: {', '.join(map(trigger_name, triggers))}"]
+    if waiting:
+        words.append(f"{waiting} ticks wait for their runs")
+    for trigger in triggers:
+        if isinstance(trigger, At | After):
+            fresh = TriggerCursor(revision=revision_of(trigger), first=look.now)
+            sight = _watch(look, trigger, positions.get(trigger_name(trigger), fresh))
+            words += [f"{trigger_name(trigger)}: {note.words}" for note in sight.waiting]
+    return "; ".join(words[:_NOTES])
 
 
 def _watch(look: Look, trigger: Watched, cursor: TriggerCursor) -> Sight:
@@ -162,29 +183,11 @@ def _watch(look: Look, trigger: Watched, cursor: TriggerCursor) -> Sight:
 
 def _write(hub: Hub, connection: Connection, spec: TaskSpec, trigger: Watched, sight: Sight) -> None:
     for due in sight.due:
-        claim(hub, connection, spec, trigger, due)
+        claim(hub, connection, spec.key, trigger, due, inputs=ASKED_OF_DAGSTER)
     for repair in sight.repairs:
-        hub.ticks.claim(
-            connection,
-            repair.task,
-            REPAIR,
-            repair.occurrence,
-            origin=Origin.AFTER,
-            due_at=hub.clock.now(),
-            logical_at=repair.launch.logical_at,
-            inputs={**repair.inputs, "requested_by": _asker(spec, trigger)},
-        )
+        claim_repair(hub, connection, repair, inputs={"requested_by": _asker(spec, trigger), **ASKED_OF_DAGSTER})
     for repaired in sight.repaired:
-        tick = repaired.tick
-        hub.ticks.decide(
-            connection,
-            tick.task_key,
-            tick.trigger,
-            tick.occurrence,
-            Verdict.RAN,
-            run_id=repaired.run_id,
-            execution_id=repaired.execution_id,
-        )
+        note_repaired(hub, connection, repaired)
 
 
 def _open(hub: Hub, connection: Connection, spec: TaskSpec, triggers: Sequence[Watched]) -> Sequence[Tick]:
@@ -198,17 +201,6 @@ def _open(hub: Hub, connection: Connection, spec: TaskSpec, triggers: Sequence[W
             if tick.trigger == REPAIR and tick.inputs.get("requested_by") in askers:
                 own.append(tick)
     return own
-
-
-def _request(tick: Tick, job_name: str) -> dg.RunRequest:
-    if tick.trigger != REPAIR:
-        return request(tick, job_name=job_name)
-    launch = Launch.model_validate(tick.inputs["launch"])
-    return dg.RunRequest(
-        run_key=f"{REPAIR}:{tick.occurrence}",
-        job_name=_job_of(launch.task),
-        tags={**launch.tags(), tag(REPAIR): tick.occurrence},
-    )
 
 
 def _asker(spec: TaskSpec, trigger: Watched) -> str:

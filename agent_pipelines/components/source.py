@@ -1,7 +1,6 @@
 """Where a declaration was written."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,7 @@ from typing import Any
 import dagster as dg
 
 from agent_pipelines.core.errors import DefinitionError
-
-Way = Sequence[str | int]
-"""The way to a field: `("triggers", 0, "cron")`."""
+from agent_pipelines.core.refusals import Way, field_of, way_of
 
 
 @dataclass(frozen=True)
@@ -65,16 +62,3 @@ class Source:
 
     def _shown(self, file: Path) -> str:
         return str(file.relative_to(self.root)) if self.root is not None and file.is_relative_to(self.root) else str(file)
-
-
-def field_of(way: Way) -> str:
-    """Write the way to a field as people do: `triggers[0].cron`."""
-    text = ""
-    for part in way:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
-
-
-def way_of(text: str) -> tuple[str | int, ...]:
-    """Read the way to a field from its written form."""
-    return tuple(int(index) if index else name for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", text))

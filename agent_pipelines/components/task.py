@@ -14,13 +14,14 @@ from agent_pipelines.components.asset import task_asset
 from agent_pipelines.components.claim import refuse_reserved_names
 from agent_pipelines.components.job import job_name, task_job
 from agent_pipelines.components.outcome import SCHEMA_CHECK
-from agent_pipelines.components.problems import refuse
 from agent_pipelines.components.reading import Attributes, substitute, validate
 from agent_pipelines.components.scaffolding import TaskScaffolder
 from agent_pipelines.components.schedules import schedules_for
 from agent_pipelines.components.sensors import sensors_for
-from agent_pipelines.components.source import Source, Way, way_of
+from agent_pipelines.components.source import Source
 from agent_pipelines.core.errors import DefinitionError
+from agent_pipelines.core.problems import refuse
+from agent_pipelines.core.refusals import Way, way_of
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.core.trigger import trigger_name
 

@@ -1,8 +1,9 @@
 """What one execution is given, put together; and what it leaves for the next."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -87,7 +88,8 @@ class Composer:
         limit = spec.window.max_tokens
         history: Sequence[Message] = ()
         turns = 0
-        if invocation.remote_session_id is None:
+        # A fresh one has its only turn when its execution has ended.
+        if session.mode != "fresh" and invocation.remote_session_id is None:
             history = self._sessions.history(connection, session.id, limit=limit, characters=4 * limit)
             turns = self._sessions.count(connection, session.id)
         parts: Parts = {
@@ -132,29 +134,43 @@ class Composer:
             )
         self._state.commit(connection, invocation.task_key, execution_id, values)
 
-    @staticmethod
-    def check(spec: TaskSpec, *, file: Path | str | None = None) -> None:
+    @classmethod
+    def check(cls, spec: TaskSpec, *, file: Path | str | None = None) -> None:
         """Check all templates of a task when it is loaded. Raises DefinitionError for the first that cannot work."""
+        for problem in cls.problems(spec, file=file):
+            raise problem
+
+    @staticmethod
+    def problems(spec: TaskSpec, *, file: Path | str | None = None) -> Iterator[DefinitionError]:
+        """What is wrong with the templates of a task, the first problem of each."""
         variables = set(spec.variables).union(*(trigger.variables for trigger in spec.triggers))
-        _check_names(spec.variables, "variables", file)
-        for field, text in (("prompt", spec.prompt), ("system", spec.system)):
-            if text is not None:
-                check_template(
-                    text,
-                    names=TEMPLATE_NAMES | variables,
-                    state_names=spec.remember,
-                    upstream_paths=spec.dependency_paths,
-                    field=field,
-                    file=file,
-                )
+        checks: list[Callable[[], None]] = [partial(_check_names, spec.variables, "variables", file)]
+        checks += [
+            partial(
+                check_template,
+                text,
+                names=TEMPLATE_NAMES | variables,
+                state_names=spec.remember,
+                upstream_paths=spec.dependency_paths,
+                field=field,
+                file=file,
+            )
+            for field, text in (("prompt", spec.prompt), ("system", spec.system))
+            if text is not None
+        ]
         for trigger in spec.triggers:
             field = f"triggers.{trigger_name(trigger)}.variables"
-            _check_names(trigger.variables, field, file)
             names = _TIMES if isinstance(trigger, Cron | Interval | At) else _TIMES | {"event"}
-            _check_texts(trigger.variables, names, field, file)
+            checks.append(partial(_check_names, trigger.variables, field, file))
+            checks.append(partial(_check_texts, trigger.variables, names, field, file))
         if spec.deduplicate_by is not None:
             names = TEMPLATE_NAMES - {"state", "upstream"} | variables
-            check_template(spec.deduplicate_by, names=names, field="deduplicate_by", file=file)
+            checks.append(partial(check_template, spec.deduplicate_by, names=names, field="deduplicate_by", file=file))
+        for check in checks:
+            try:
+                check()
+            except DefinitionError as problem:
+                yield problem
 
 
 def trigger_variables(

@@ -21,6 +21,20 @@ Channel = Literal["stable", "canary", "holdback"]
 GIT = "git"
 """The actor of what a changed file does."""
 
+# What every execution asks, made once: to put a statement together takes SQLAlchemy longer than to run it.
+_TASK = ("workspace", "application", "task")
+
+
+def _newest_move(*where: sa.ColumnElement[bool]) -> sa.ScalarSelect[str]:
+    of_task = (prompt_moves.c[name] == sa.bindparam(name) for name in _TASK)
+    query = sa.select(prompt_moves.c.version).where(*of_task, prompt_moves.c.channel == sa.bindparam("channel"), *where)
+    return query.order_by(prompt_moves.c.seq.desc()).limit(1).scalar_subquery()
+
+
+_CURRENT = sa.select(prompt_versions, _newest_move(prompt_moves.c.actor == GIT).label("from_file")).where(
+    *(prompt_versions.c[name] == sa.bindparam(name) for name in _TASK), prompt_versions.c.version == _newest_move()
+)
+
 
 class PromptError(AgentPipelinesError):
     """A prompt version cannot be had or moved: unknown, ambiguous, none before, or the channel was moved meanwhile."""
@@ -75,12 +89,13 @@ class Prompts:
         It has changed if it differs from what the file last moved `stable` to: moves by others hold until the file changes.
         """
         declared = content_version(system, prompt, parameters)
-        if self._last_from_file(connection, task) != declared:
+        current, from_file = self._current(connection, task, "stable")
+        if from_file != declared:
             _lock(connection, task)
-            if self._last_from_file(connection, task) != declared:
-                self.add(connection, task, system=system, prompt=prompt, parameters=parameters, actor=GIT)
+            current, from_file = self._current(connection, task, "stable")
+            if from_file != declared:
+                current = self.add(connection, task, system=system, prompt=prompt, parameters=parameters, actor=GIT)
                 self._insert_move(connection, task, "stable", declared, actor=GIT, reason="file changed")
-        current = self.current(connection, task, "stable")
         assert current is not None
         return current
 
@@ -110,11 +125,7 @@ class Prompts:
 
     def current(self, connection: sa.Connection, task: TaskKey, channel: Channel = "stable") -> PromptVersion | None:
         """The version that a channel points at, None if it never pointed at any."""
-        last = sa.select(prompt_moves.c.version).where(*_is(prompt_moves, task), prompt_moves.c.channel == channel)
-        newest = last.order_by(prompt_moves.c.seq.desc()).limit(1).scalar_subquery()
-        query = sa.select(prompt_versions).where(*_is(prompt_versions, task), prompt_versions.c.version == newest)
-        row = connection.execute(query).mappings().first()
-        return None if row is None else PromptVersion.model_validate(row)
+        return self._current(connection, task, channel)[0]
 
     def get(self, connection: sa.Connection, task: TaskKey, version: str) -> PromptVersion:
         """A version by its hash or the first digits of it. Raises PromptError if there is none, or more than one."""
@@ -271,10 +282,10 @@ class Prompts:
             way.append(version)
         return way
 
-    def _last_from_file(self, connection: sa.Connection, task: TaskKey) -> str | None:
-        by_file = (prompt_moves.c.channel == "stable", prompt_moves.c.actor == GIT)
-        query = sa.select(prompt_moves.c.version).where(*_is(prompt_moves, task), *by_file)
-        return connection.execute(query.order_by(prompt_moves.c.seq.desc()).limit(1)).scalar_one_or_none()
+    def _current(self, connection: sa.Connection, task: TaskKey, channel: Channel) -> tuple[PromptVersion | None, str | None]:
+        """The version that a channel points at, and the one that the file last moved it to."""
+        row = connection.execute(_CURRENT, {**_columns(task), "channel": channel}).mappings().first()
+        return (None, None) if row is None else (PromptVersion.model_validate(row), row["from_file"])
 
 
 def content_version(system: str | None, prompt: str, parameters: Mapping[str, JsonValue]) -> str:
@@ -307,7 +318,7 @@ def _lock(connection: sa.Connection, task: TaskKey) -> None:
 
 
 def _columns(task: TaskKey) -> dict[str, str]:
-    return dict(zip(("workspace", "application", "task"), task, strict=True))
+    return dict(zip(_TASK, task, strict=True))
 
 
 def _is(table: sa.FromClause, task: TaskKey) -> tuple[sa.ColumnElement[bool], ...]:

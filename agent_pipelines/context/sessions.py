@@ -17,6 +17,16 @@ from agent_pipelines.store.tables import session_turns, sessions
 
 _PAGE = 32  # turns read at a time
 
+# Statements of every execution, made once: to put one together takes SQLAlchemy longer than to run it.
+_KEY = ("workspace", "mode", "name", "agent")
+_FIND = sa.select(sessions).where(*(sessions.c[name] == sa.bindparam(name) for name in _KEY))
+_CHANGE = sessions.update().where(sessions.c.id == sa.bindparam("of"))
+_APPEND = sa.text(
+    "INSERT INTO session_turns (session_id, execution_id, role, content, created_at) VALUES "
+    "(:session_id, :execution_id, 'user', :user, :now), (:session_id, :execution_id, 'assistant', :assistant, :now) "
+    "ON CONFLICT DO NOTHING"
+)
+
 
 class Session(BaseModel):
     """One conversation with one agent; `remote_id` is the runtime's own name of it."""
@@ -65,11 +75,14 @@ class Sessions:
             "name": {"named": spec.name or "", "task": f"{application}/{name}", "fresh": execution_id}[spec.mode],
             "agent": agent,
         }
-        query = sa.select(sessions).where(*(sessions.c[column] == value for column, value in key.items()))
-        row = connection.execute(query).mappings().first()
+        # One of its own is as good as always new, one that is shared as good as always there.
+        row = None if spec.mode == "fresh" else connection.execute(_FIND, key).mappings().first()
         if row is None:
-            insert_new(connection, sessions, {"id": new_id(), "created_at": now, "updated_at": now, **key})
-            row = connection.execute(query).mappings().one()
+            new = {"id": new_id(), "created_at": now, "updated_at": now, **key}
+            seq = insert_new(connection, sessions, new)
+            if seq is not None:
+                return Session.model_validate({"seq": seq, "remote_id": None, **new})
+            row = connection.execute(_FIND, key).mappings().one()
         return Session.model_validate(row)
 
     def get(self, connection: sa.Connection, session_id: str) -> Session | None:
@@ -161,21 +174,19 @@ class Sessions:
         False, and nothing is changed, if the execution has its turn already.
         """
         now = self._clock.now()
-        for role, text in (("user", user), ("assistant", assistant)):
-            row = {
-                "session_id": session_id,
-                "execution_id": execution_id,
-                "role": role,
-                "content": redactor.text(storable_text(text)),
-                "created_at": now,
-            }
-            if insert_new(connection, session_turns, row) is None:
-                return False
+        turn = {
+            "session_id": session_id,
+            "execution_id": execution_id,
+            "user": redactor.text(storable_text(user)),
+            "assistant": redactor.text(storable_text(assistant)),
+            "now": now,
+        }
+        if connection.execute(_APPEND, turn).rowcount == 0:
+            return False
         changes = {"updated_at": now} if remote_id is None else {"updated_at": now, "remote_id": remote_id}
-        connection.execute(sessions.update().where(sessions.c.id == session_id).values(**changes))
+        connection.execute(_CHANGE, {"of": session_id, **changes})
         return True
 
     def forget_remote(self, connection: sa.Connection, session_id: str) -> None:
         """Give up the runtime's own session, as when it no longer knows it: the next execution resends the history."""
-        changes = {"remote_id": None, "updated_at": self._clock.now()}
-        connection.execute(sessions.update().where(sessions.c.id == session_id).values(**changes))
+        connection.execute(_CHANGE, {"of": session_id, "remote_id": None, "updated_at": self._clock.now()})

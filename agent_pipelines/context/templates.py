@@ -118,7 +118,7 @@ def check_template(
     _check_characters(text, fail)
     try:
         tree = _jinja.parse(text)
-        _jinja.compile(text, raw=True)  # finds unknown filters and tests
+        _jinja.compile(tree, raw=True)  # finds unknown filters and tests
         used = meta.find_undeclared_variables(tree)
     except jinja2.TemplateSyntaxError as error:
         fail(error.lineno, f"not a template: {error.message}")

@@ -1,13 +1,13 @@
 """Days on which a trigger runs: holidays and working days of a country."""
 
-from collections.abc import Mapping
 from datetime import date
 from functools import lru_cache
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-_WEEKEND = frozenset({5, 6})  # Saturday and Sunday, where the country's own are not known
+if TYPE_CHECKING:
+    from holidays import HolidayBase
 
 
 class Calendar(BaseModel):
@@ -29,7 +29,9 @@ class Calendar(BaseModel):
 
         supported: dict[str, list[str]] = holidays.list_supported_countries()
         if self.country not in supported:
-            raise ValueError(f"country: {self.country!r} has no calendar; write an ISO 3166 code, as in DE")
+            near = self.country.upper()
+            advice = f"did you mean {near}?" if near in supported else "write an ISO 3166 code, as in DE"
+            raise ValueError(f"country: {self.country!r} has no calendar; {advice}")
         if self.subdivision is not None and self.subdivision not in supported[self.country]:
             known = ", ".join(supported[self.country]) or "none"
             raise ValueError(f"subdivision: {self.subdivision!r} is not one of {self.country}; there is: {known}")
@@ -37,14 +39,20 @@ class Calendar(BaseModel):
 
     def reason_not_to_run(self, day: date) -> str | None:
         """Why a day is not meant; None if it is."""
-        named = "closed" if day in self.closed else _holidays(self.country, self.subdivision, day.year).get(day)
+        year = _year(self.country, self.subdivision, day.year)
+        named = "closed" if day in self.closed else year.get(day)
         if self.days == "holidays":
             return None if named else f"{day} is no holiday in {self._place}"
         if named:
             return f"{day} is a holiday in {self._place}: {named}"
-        if self.days == "business_days" and day.weekday() in _weekend(self.country, self.subdivision, day.year):
+        if self.days == "business_days" and _is_weekend(year, day):
             return f"{day} is a weekend day in {self._place}"
         return None
+
+    @property
+    def words(self) -> str:
+        """Which days are meant, in a few words."""
+        return f"{self.days.replace('_', ' ')} of {self._place}"
 
     @property
     def _place(self) -> str:
@@ -52,14 +60,12 @@ class Calendar(BaseModel):
 
 
 @lru_cache(maxsize=256)
-def _holidays(country: str, subdivision: str | None, year: int) -> Mapping[date, str]:
+def _year(country: str, subdivision: str | None, year: int) -> "HolidayBase":
     import holidays
 
-    return dict(holidays.country_holidays(country, subdiv=subdivision, years=year))
+    return holidays.country_holidays(country, subdiv=subdivision, years=year, expand=False, language="en_US")
 
 
-@lru_cache(maxsize=256)
-def _weekend(country: str, subdivision: str | None, year: int) -> frozenset[int]:
-    import holidays
-
-    return frozenset(getattr(holidays.country_holidays(country, subdiv=subdivision, years=year), "weekend", _WEEKEND))
+def _is_weekend(year: "HolidayBase", day: date) -> bool:
+    # Some countries work on a Saturday in exchange for a day beside a holiday.
+    return year.is_weekend(day) and day not in year.weekend_workdays

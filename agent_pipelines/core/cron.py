@@ -34,7 +34,7 @@ class CronTimes:
 
     @property
     def shortest_gap(self) -> int:
-        """The shortest time between two that follow each other, clock changes aside; at most a day."""
+        """The shortest time between two that follow each other, clock changes aside; fifty years if no two do."""
         return self._times.shortest_gap
 
     def after(self, instant: int) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import jsonschema
@@ -246,6 +247,16 @@ class TaskSpec(BaseModel):
     def resolve(self, path: str) -> str:
         """Complete a reference to a task: a bare name means this application."""
         return path if "/" in path else f"{self.application}/{path}"
+
+    def upstream(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """What comes before this task: the field that says so, and the path or asset key that it names."""
+        for index, path in enumerate(self.dependency_paths):
+            yield ("dependencies", index), path
+        for index, trigger in enumerate(self.triggers):
+            if isinstance(trigger, After):
+                yield ("triggers", index, "task"), self.resolve(trigger.task)
+            elif isinstance(trigger, AssetUpdate):
+                yield ("triggers", index, "asset"), trigger.asset
 
     @model_validator(mode="after")
     def _consistent(self) -> "TaskSpec":

@@ -1,18 +1,23 @@
 """What makes a task due."""
 
+import difflib
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Literal, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from cronsim import CronSimError
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from agent_pipelines.core.calendar import Calendar
-from agent_pipelines.core.clock import Microseconds, to_microseconds
+from agent_pipelines.core.clock import Microseconds, isoformat, to_microseconds
 from agent_pipelines.core.cron import CronTimes, cron_times
 from agent_pipelines.core.duration import Duration
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
+
+_SECOND = 1_000_000
+_IN_2024 = 1_704_067_200 * _SECOND
 
 
 class TriggerBase(BaseModel):
@@ -42,20 +47,32 @@ class TriggerBase(BaseModel):
     @classmethod
     def _has_offset(cls, value: str | None) -> str | None:
         if value is not None:
-            to_microseconds(datetime.fromisoformat(value))
+            _instant(value)
         return value
 
     def logical_at(self, due_at: Microseconds) -> Microseconds:
         """The instant that a tick due at `due_at` works on."""
-        return due_at if self.logical_time is None else to_microseconds(datetime.fromisoformat(self.logical_time))
+        return due_at if self.logical_time is None else _instant(self.logical_time)
 
 
 def _zone(value: str) -> str:
     try:
         ZoneInfo(value)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"{value!r} is not a time zone; use an IANA name, as in Europe/Berlin") from None
+        near = difflib.get_close_matches(value, available_timezones(), n=1)
+        advice = f"did you mean {near[0]}?" if near else "use an IANA name, as in Europe/Berlin"
+        raise ValueError(f"{value!r} is not a time zone; {advice}") from None
     return value
+
+
+@lru_cache(maxsize=4_096)
+def _instant(text: str) -> Microseconds:
+    """Read an ISO 8601 instant. Raises ValueError if it is none, or has no UTC offset."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an instant; write ISO 8601 with UTC offset, as in 2027-01-01T09:00:00+01:00") from None
+    return to_microseconds(moment)
 
 
 class TimeTrigger(TriggerBase):
@@ -103,25 +120,46 @@ class TimeTrigger(TriggerBase):
 
     @field_validator("starts_at", "ends_at")
     @classmethod
-    def _bound_has_offset(cls, value: str | None) -> str | None:
-        if value is not None:
-            to_microseconds(datetime.fromisoformat(value))
+    def _is_bound(cls, value: str | None) -> str | None:
+        if value is not None and _instant(value) < 0:
+            raise ValueError(f"{value} lies before 1970; write a later instant, or leave it out")
         return value
 
     @property
     def bounds(self) -> tuple[Microseconds | None, Microseconds | None]:
         """`starts_at` and `ends_at`."""
-        first, last = (
-            None if value is None else to_microseconds(datetime.fromisoformat(value)) for value in (self.starts_at, self.ends_at)
+        return (
+            None if self.starts_at is None else _instant(self.starts_at),
+            None if self.ends_at is None else _instant(self.ends_at),
         )
-        return first, last
 
     @model_validator(mode="after")
-    def _bounds_in_order(self) -> Self:
+    def _policies_fit(self) -> Self:
         first, last = self.bounds
         if first is not None and last is not None and last < first:
             raise ValueError("ends_at: lies before `starts_at`, so the trigger would never fire")
+        if self.catch_up == "none" and self.catch_up_within is not None:
+            raise ValueError(
+                "catch_up_within: with `catch_up: none` nothing is caught up; leave it out, or write `catch_up: latest`"
+            )
+        if self.overlap != "queue" and self.queue_limit != TimeTrigger.model_fields["queue_limit"].default:
+            raise ValueError(
+                f"queue_limit: with `overlap: {self.overlap}` nothing is queued; leave it out, or write `overlap: queue`"
+            )
         return self
+
+    def _refuse_bounds_without(self, first_due: Microseconds) -> None:
+        starts, ends = self.bounds
+        if ends is not None and starts is not None and first_due > ends:
+            due = isoformat(first_due)
+            raise ValueError(f"ends_at: the first instant due from `starts_at` on is {due}, so the trigger would never fire")
+
+    def _refuse_overtaking(self, period: float) -> None:
+        if self.jitter > period:
+            raise ValueError(
+                f"jitter: {self.jitter:g} s is longer than the {period:g} s between two due instants, so ticks would overtake "
+                f"each other; write {period:g}s or less, or use `spread`, which moves all ticks alike"
+            )
 
 
 class Cron(TimeTrigger):
@@ -164,16 +202,22 @@ class Cron(TimeTrigger):
                 f"cron: {self.cron!r} has 6 fields; say with `seconds: first` or `seconds: last` which end the seconds stand at"
             )
         if count != (5 if self.seconds is None else 6):
-            wanted = "minute hour day-of-month month day-of-week" + (
-                "" if self.seconds is None else f", and seconds {self.seconds}"
-            )
+            wanted = "minute hour day-of-month month day-of-week"
+            wanted = {None: f"five: {wanted}", "first": f"six: second {wanted}", "last": f"six: {wanted} second"}[self.seconds]
             raise ValueError(f"cron: {self.cron!r} has {count} fields; write {wanted}")
         try:
-            next(self.times.after(0))
-        except (CronSimError, StopIteration):
+            first, _ = self.bounds
+            due = next(self.times.after((_IN_2024 if first is None else first - 1) // _SECOND), None)
+        except CronSimError as error:
+            field = str(error).removeprefix("Bad ")
             raise ValueError(
-                f"cron: {self.cron!r} is not a cron expression that ever fires; an example that is: 0 6 * * mon-fri"
+                f"cron: {self.cron!r} is not a cron expression that ever fires, look at its {field}; one that is: 0 6 * * mon-fri"
             ) from None
+        if due is None:
+            raise ValueError(f"cron: {self.cron!r} is not a cron expression that ever fires in {self.timezone}")
+        self._refuse_bounds_without(due * _SECOND)
+        if self.jitter:
+            self._refuse_overtaking(self.times.shortest_gap)
         return self
 
 
@@ -191,6 +235,15 @@ class Interval(TimeTrigger):
             raise ValueError(f"every {value:g} s is too short; write 1s or more")
         return value
 
+    @model_validator(mode="after")
+    def _fires(self) -> Self:
+        first, _ = self.bounds
+        if first is not None:
+            every, offset = round(self.every * _SECOND), round(self.offset * _SECOND)
+            self._refuse_bounds_without(first + (offset - first) % every)
+        self._refuse_overtaking(self.every)
+        return self
+
 
 class At(TimeTrigger):
     """Due once, at an instant."""
@@ -200,14 +253,21 @@ class At(TimeTrigger):
 
     @field_validator("at")
     @classmethod
-    def _instant(cls, value: str) -> str:
-        to_microseconds(datetime.fromisoformat(value))
+    def _is_instant(cls, value: str) -> str:
+        _instant(value)
         return value
 
     @property
     def due_at(self) -> Microseconds:
         """The instant."""
-        return to_microseconds(datetime.fromisoformat(self.at))
+        return _instant(self.at)
+
+    @model_validator(mode="after")
+    def _fires(self) -> Self:
+        first, last = self.bounds
+        if (first is not None and self.due_at < first) or (last is not None and self.due_at > last):
+            raise ValueError("at: does not lie between `starts_at` and `ends_at`, so the trigger would never fire")
+        return self
 
 
 class Event(TriggerBase):
@@ -261,7 +321,7 @@ def is_to_the_second(trigger: Trigger) -> bool:
     """Whether a trigger can be due at another instant than a whole minute."""
     match trigger:
         case Cron():
-            return trigger.seconds is not None and trigger.fields[0] != "0"
+            return set(trigger.fields[0]) != {"0"}
         case Interval():
             return trigger.every % 60 != 0 or trigger.offset % 60 != 0
         case At():

@@ -4,18 +4,22 @@ A time is the number of seconds that the clock would have counted since it showe
 """
 
 import calendar
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from datetime import MAXYEAR, MINYEAR, UTC, date, datetime
-from functools import lru_cache
-from itertools import pairwise
+from functools import cached_property, lru_cache
+from itertools import islice, pairwise
 from typing import overload
 
 from cronsim import CronSim
 
 _DAY = 86_400
 _EPOCH = date(1970, 1, 1).toordinal()
+_2024 = date(2024, 1, 1).toordinal() - _EPOCH
 _GIVE_UP = 50 * 12  # months without a day: any that come again do so within forty years
+_RANGE_OF_ONE = re.compile(r"\b(\w+)-\1/\d+")  # cronsim reads `5-5/2` as `5/2`: from 5 on
+_FIFTY_YEARS = 50 * 366
 _ANY_MOMENT = datetime(2024, 1, 1, tzinfo=UTC)  # cronsim only reads the fields; it does not count
 
 
@@ -23,14 +27,16 @@ class WallTimes:
     """The times of six cron fields, seconds first. Raises CronSimError for fields that cannot be read."""
 
     def __init__(self, fields: Sequence[str]) -> None:
+        fields = [_RANGE_OF_ONE.sub(r"\1", field) for field in fields]
         read = CronSim(" ".join(fields), _ANY_MOMENT)
         self._of_day = TimesOfDay(read.seconds, read.minutes, read.hours)
         self._days = _days(*fields[3:])
 
-    @property
+    @cached_property
     def shortest_gap(self) -> int:
-        """The shortest time between two that follow each other; of those a day or more apart it says a day."""
-        return self._of_day.shortest_gap
+        """The shortest time between two that follow each other; fifty years if no two do."""
+        over_night = self._days.shortest_gap * _DAY - (self._of_day[-1] - self._of_day[0])
+        return min(self._of_day.shortest_gap, over_night)
 
     def after(self, time: int) -> Iterator[int]:
         """The times later than `time`, in order."""
@@ -56,6 +62,11 @@ class Days:
     def __init__(self, day_of_month: str, month: str, day_of_week: str) -> None:
         self._read = CronSim(f"0 0 {day_of_month} {month} {day_of_week}", _ANY_MOMENT)
         self._dates: dict[tuple[int, int], Sequence[int]] = {}
+
+    @cached_property
+    def shortest_gap(self) -> int:
+        """The fewest days from one to the next, in the years from 2024 on."""
+        return min((right - left for left, right in pairwise(islice(self.on_and_after(_2024), 1_500))), default=_FIFTY_YEARS)
 
     def on_and_after(self, day: int) -> Iterator[int]:
         """In order."""
@@ -118,10 +129,10 @@ class TimesOfDay(Sequence[int]):
 
     @property
     def shortest_gap(self) -> int:
-        """The shortest time between two of them, or from the last one to the first of the next day."""
-        shortest, length = _DAY, 0
+        """The shortest time between two of them; fifty years if there is but one."""
+        shortest, length = _FIFTY_YEARS * _DAY, 0
         for unit, values in ((1, self._seconds), (60, self._minutes), (3_600, self._hours)):
             for left, right in pairwise(values):
                 shortest = min(shortest, (right - left) * unit - length)
             length += (values[-1] - values[0]) * unit
-        return min(shortest, _DAY - length)
+        return shortest

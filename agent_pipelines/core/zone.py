@@ -38,7 +38,7 @@ def stretches_from(zone: str, instant: int) -> Iterator[Stretch]:
 def stretches_back_from(zone: str, instant: int) -> Iterator[Stretch]:
     """The stretch that an instant lies in, and those before it."""
     block = min(instant, _END - 1) // _BLOCK
-    while block * _BLOCK > _START:
+    while (block + 1) * _BLOCK > _START:
         for stretch in reversed(_stretches(zone, block)):
             if stretch.start <= instant:
                 yield stretch
@@ -54,7 +54,7 @@ def _stretches(zone: str, block: int) -> tuple[Stretch, ...]:
         assert offset is not None
         return offset.days * 86_400 + offset.seconds
 
-    start, end = block * _BLOCK, min((block + 1) * _BLOCK, _END)
+    start, end = max(block * _BLOCK, _START), min((block + 1) * _BLOCK, _END)
     found: list[Stretch] = []
     offset = offset_at(start)
     for left, right in pairwise((*range(start, end, _DAY), end)):

@@ -45,12 +45,16 @@ class Step(StrEnum):
 
 @dataclass(frozen=True)
 class Decision:
-    """A step and why; `due_at` and `logical_at` are those of the follower's tick, in microseconds."""
+    """A step and why; `due_at` and `logical_at` are those of the follower's tick, in microseconds.
+
+    One that waits is to be decided again at `until`, if nothing happens before.
+    """
 
     step: Step
     reason: str
     due_at: Microseconds
     logical_at: Microseconds
+    until: Microseconds
 
 
 def decide(trigger: After, upstream: Tick, execution: Followed | None, repair: Tick | None, now: Microseconds) -> Decision:
@@ -73,7 +77,8 @@ def decide(trigger: After, upstream: Tick, execution: Followed | None, repair: T
         logical_at = trigger.logical_at(due_at)
 
     def so(step: Step, reason: str) -> Decision:
-        return Decision(step, reason, due_at, logical_at)
+        until = gives_up_at + 1 if rehearsed or now >= due_at else due_at
+        return Decision(step, reason, due_at, logical_at, until)
 
     step, reason = _standing(trigger, upstream, execution, repair)
     if step in (Step.WAIT, Step.REPAIR) and now > gives_up_at:

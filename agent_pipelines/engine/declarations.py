@@ -117,7 +117,6 @@ class Declarations:
             actor=ACTOR,
             lane=declared.task.lane,
             priority=declared.task.priority,
-            spec_hash=declared.task.spec_hash,
             reason=known.reason if is_paused and known is not None else None,
         )
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
@@ -15,6 +16,7 @@ from dagster._core.workspace.context import BaseWorkspaceRequestContext
 from pydantic import BaseModel, ConfigDict
 
 from agent_pipelines.core.clock import Microseconds, from_microseconds, to_microseconds
+from agent_pipelines.core.declared import DECLARED, Declared
 from agent_pipelines.core.errors import DefinitionError, StorageError
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.secrets import redactor
@@ -206,6 +208,20 @@ class DagsterGateway:
             for each in (*repository.get_schedules(), *repository.get_sensors())
         }
 
+    def declared(self) -> Declared:
+        """What registered tasks may refer to, as the code locations tell it. Raises DefinitionError if none does."""
+        told: list[Declared] = []
+        for repository in self._repositories():
+            for sensor in repository.get_sensors():
+                metadata = sensor.metadata.standard_metadata if sensor.metadata is not None else None
+                value = (metadata or {}).get(DECLARED)
+                if value is not None:
+                    told.append(_declared(str(value.value)))
+        if not told:
+            fix = "Load a project with agent_pipelines.definitions, and see in the web UI whether its definitions can be loaded"
+            raise DefinitionError("no code location tells what it declares", fix=fix)
+        return Declared.of_all(told)
+
     def _repositories(self) -> Sequence[RemoteRepository]:
         return [repository for location in self._locations() for repository in location.get_repositories().values()]
 
@@ -268,6 +284,11 @@ class DagsterGateway:
             known = [job.name for repository in self._repositories() for job in repository.get_all_jobs()]
             raise DefinitionError(f"no job is named {job_name!r}", fix=_there_are(known))
         return found[0]
+
+
+@lru_cache(maxsize=16)
+def _declared(text: str) -> Declared:
+    return Declared.model_validate_json(text)
 
 
 def _there_are(names: Sequence[str]) -> str:

@@ -95,6 +95,26 @@ class Inbox:
         rows = connection.execute(query.order_by(inbox.c.seq.desc()).limit(limit)).mappings()
         return [InboxEvent.model_validate(row) for row in rows]
 
+    def arrivals(self, connection: sa.Connection, *, after: int) -> Sequence[tuple[int, str, str]]:
+        """Events above a `seq`: their `seq`, workspace and type."""
+        query = sa.select(inbox.c.seq, inbox.c.workspace, inbox.c.type).where(inbox.c.seq > after).order_by(inbox.c.seq)
+        return [(seq, workspace, type) for seq, workspace, type in connection.execute(query)]
+
+    def last_seq(self, connection: sa.Connection) -> int:
+        """The highest `seq` that is visible, 0 if there is none."""
+        return connection.execute(sa.select(sa.func.coalesce(sa.func.max(inbox.c.seq), 0))).scalar_one()
+
+    def by_seqs(self, connection: sa.Connection, seqs: Sequence[int]) -> Sequence[InboxEvent]:
+        """Events by their `seq`, in that order."""
+        rows = connection.execute(sa.select(inbox).where(inbox.c.seq.in_(seqs)).order_by(inbox.c.seq)).mappings()
+        return [InboxEvent.model_validate(row) for row in rows]
+
+    def types(self, connection: sa.Connection, *, since: Microseconds, until: Microseconds) -> set[tuple[str, str]]:
+        """Workspace and type of the events that were received between two instants, both included."""
+        query = sa.select(inbox.c.workspace, inbox.c.type).distinct()
+        rows = connection.execute(query.where(inbox.c.received_at >= since, inbox.c.received_at <= until))
+        return {(row.workspace, row.type) for row in rows}
+
     def forget(self, connection: sa.Connection, *, received_before: Microseconds, limit: int) -> int:
         """Remove events; returns how many. An event that is sent again with an old key is new then."""
         old = sa.select(inbox.c.seq).where(inbox.c.received_at < received_before).order_by(inbox.c.received_at).limit(limit)

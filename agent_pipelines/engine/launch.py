@@ -54,11 +54,16 @@ class Launch(BaseModel):
 
 
 def launch_of(tick: Tick) -> tuple[str, Launch, dict[str, str]]:
-    """The job that a tick is run by, what its run is told, and further tags of the run."""
+    """What a tick asks for: the job of its task, the request, and the tags that its run bears besides those of the request.
+
+    A repair asks for the invocation of another tick once more: the request says `resume`, and whoever executes it must pass
+    that on as `RunRef.resumes`. Its tick, unlike all others, gets no verdict by the admission of that invocation.
+    """
+    job = f"{tick.application}__{tick.task}"
     if tick.trigger == REPAIR:
-        launch = Launch.model_validate(tick.inputs["launch"])
-        return launch.task.replace("/", "__"), launch, {tag(REPAIR): tick.occurrence}
-    variables, event_id = tick.inputs.get("variables"), tick.inputs.get("event_id")
+        return job, Launch.model_validate(tick.inputs["launch"]), {tag(REPAIR): tick.occurrence}
+    variables = tick.inputs.get("variables")
+    event_id = tick.inputs.get("event_id")
     launch = Launch(
         task=tick.path,
         trigger=tick.trigger,
@@ -70,4 +75,4 @@ def launch_of(tick: Tick) -> tuple[str, Launch, dict[str, str]]:
         event_id=event_id if isinstance(event_id, str) else None,
         variables=variables if isinstance(variables, dict) else {},
     )
-    return f"{tick.application}__{tick.task}", launch, {}
+    return job, launch, {}

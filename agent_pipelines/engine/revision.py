@@ -29,5 +29,6 @@ def revision_of(trigger: Trigger) -> str:
 
     An edited trigger has another one; it looks ahead from the moment of the edit, so editing never fires the past.
     """
-    declared = trigger.model_dump(mode="json", exclude=_NOT_OF_TIME)
+    # What is not written leaves no trace, so that a field which a later version adds makes no new revision.
+    declared = trigger.model_dump(mode="json", exclude=_NOT_OF_TIME, exclude_none=True)
     return hashlib.sha256(canonical_json(declared).encode()).hexdigest()[:12]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from agent_pipelines.core.trigger import Cron, Interval
+from agent_pipelines.core.trigger import Cron, Interval, is_to_the_second
 
 EVERY_MINUTE = ("* * * * *",)
 
@@ -23,12 +23,15 @@ def cron_lines(trigger: Cron | Interval) -> tuple[str, ...]:
     """The cron expressions at which Dagster is to look.
 
     They are those of the trigger wherever Dagster can say them. Otherwise it looks more often than the trigger is due: each
-    day for a day field that only we can read, each minute for an interval that divides neither the day nor the week.
+    day for a day field that only we can read, each minute for an interval that divides neither the day nor the week. For a
+    trigger to the second, which Dagster refuses, each minute stands in the place of what cannot be said.
     """
+    if is_to_the_second(trigger):
+        return EVERY_MINUTE
     if isinstance(trigger, Interval):
         return _lines_of_interval(trigger)
-    minute, hour, *_ = trigger.cron.split()
-    for line in (trigger.cron, f"{minute} {hour} * * *"):
+    _, minute, hour, *days = trigger.fields
+    for line in (" ".join((minute, hour, *days)), f"{minute} {hour} * * *"):
         if _is_readable(line):
             return (line,)
     return EVERY_MINUTE
@@ -43,10 +46,7 @@ def _is_readable(line: str) -> bool:
 
 
 def _lines_of_interval(trigger: Interval) -> tuple[str, ...]:
-    every, offset = trigger.every / 60, trigger.offset / 60
-    if every != int(every) or offset != int(offset):
-        return EVERY_MINUTE
-    every, offset = int(every), int(offset)
+    every, offset = int(trigger.every) // 60, int(trigger.offset) // 60
     if _DAY % every == 0:
         return _lines_of_day(every, offset)
     if _WEEK % every == 0:

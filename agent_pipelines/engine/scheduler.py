@@ -21,6 +21,7 @@ from agent_pipelines.engine.daemons import Daemons
 from agent_pipelines.engine.declaration import DeclaredTriggers
 from agent_pipelines.engine.declarations import Declarations
 from agent_pipelines.engine.gateway import DagsterGateway
+from agent_pipelines.engine.handover import adopt_requested
 from agent_pipelines.engine.periodic import Periodic
 from agent_pipelines.engine.run_lane import RunLane
 from agent_pipelines.engine.tick_notes import TickNotes
@@ -79,9 +80,12 @@ class SecondScheduler(SchedulerDaemon):
         # What was edited while nobody looked must be known before anything is claimed.
         declaring = Periodic("declarations", lambda: declarations.look(context.create_request_context()), 1.0, stop)
         declaring.once()
+        beating = Periodic("heartbeat", lambda: self._beat(keeping), 5.0, stop)
+        beating.once()
+        adopt_requested(keeping.database, keeping.ticks, gateway())
         beside = [
             declaring,
-            Periodic("heartbeat", lambda: self._beat(keeping), 5.0, stop),
+            beating,
             Periodic("bursts", lambda: bursts.keep(declarations.lanes), 0.5, stop),
             Periodic("notes", notes.write, 1.0, stop),
             Periodic("schedules", foreign.look, 1.0, stop),

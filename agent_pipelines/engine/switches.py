@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from dagster import DagsterInstance
 from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.scheduler.instigation import InstigatorStatus, ScheduleInstigatorData
+from dagster._core.scheduler.instigation import InstigatorStatus, ScheduleInstigatorData, SensorInstigatorData
 
 from agent_pipelines.core.clock import Microseconds
 
@@ -28,3 +28,12 @@ def switched(instance: DagsterInstance) -> Mapping[str, bool]:
     """The schedules and sensors that somebody has switched, by name, and whether on; the others are as they are declared."""
     states = {InstigatorStatus.RUNNING: True, InstigatorStatus.STOPPED: False}
     return {state.instigator_name: states[state.status] for state in instance.all_instigator_state() if state.status in states}
+
+
+def sensor_notes(instance: DagsterInstance) -> Mapping[str, tuple[str | None, float | None]]:
+    """What Dagster keeps of the sensors, by name: the cursor, and when each was last switched on, in seconds."""
+    return {
+        state.instigator_name: (state.instigator_data.cursor, state.instigator_data.last_sensor_start_timestamp)
+        for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+        if isinstance(state.instigator_data, SensorInstigatorData)
+    }

@@ -1,8 +1,8 @@
 """The ledger of what was due: one row for each due instant or event of a trigger, one verdict for each row."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -90,6 +90,23 @@ class NewTick:
     reason: str | None = None
     waits_for: str | None = None
     id: str = field(default_factory=new_id)
+
+
+class DueTick(NamedTuple):
+    """What the books need to know of a tick, and no more: they read very many."""
+
+    seq: int
+    due_at: Microseconds
+    workspace: str
+    application: str
+    task: str
+    trigger: str
+    origin: str
+    begins_at: Microseconds
+    claimed_at: Microseconds
+    waits_for: str | None
+    verdict: str | None
+    reason: str | None
 
 
 _CLAIMED_AT_ONCE = 1_000
@@ -192,6 +209,11 @@ class Ticks:
         rows = connection.execute(sa.select(ticks).where(ticks.c.seq.in_(seqs)).order_by(*_PRECEDENCE)).mappings()
         return [Tick.model_validate(row) for row in rows]
 
+    def reserve(self, connection: sa.Connection, tick_id: str, run_id: str) -> bool:
+        """Give one tick its run; False if it has another one, or its verdict."""
+        free = (ticks.c.id == tick_id, ticks.c.run_id.is_(None), ticks.c.verdict.is_(None))
+        return connection.execute(ticks.update().where(*free).values(run_id=run_id)).rowcount == 1
+
     def give_back(self, connection: sa.Connection, run_id: str, *, but: Collection[str] = ()) -> int:
         """Take ticks from a burst that will not work on them, so that another one does; returns how many.
 
@@ -254,7 +276,7 @@ class Ticks:
 
     def find(self, connection: sa.Connection, task: TaskKey, trigger: str, occurrence: str) -> Tick | None:
         """The tick of an occurrence, None if it was never claimed."""
-        row = connection.execute(sa.select(ticks).where(_is(task, trigger, occurrence))).mappings().first()
+        row = connection.execute(_FIND, _tick(task, trigger, occurrence)).mappings().first()
         return None if row is None else Tick.model_validate(row)
 
     def decide(
@@ -273,10 +295,7 @@ class Ticks:
         values = {"verdict": str(verdict), "reason": reason, "execution_id": execution_id, "decided_at": self._clock.now()}
         if run_id is not None:
             values["run_id"] = run_id
-        done = connection.execute(
-            ticks.update().where(_is(task, trigger, occurrence), ticks.c.verdict.is_(None)).values(**values)
-        )
-        return done.rowcount == 1
+        return connection.execute(_DECIDE, {**_tick(task, trigger, occurrence), **values}).rowcount == 1
 
     def open(
         self,
@@ -329,6 +348,17 @@ class Ticks:
         rows = connection.execute(query.order_by(ticks.c.seq).limit(limit)).mappings()
         return [Tick.model_validate(row) for row in rows]
 
+    def claims(self, connection: sa.Connection, *, after: int) -> Sequence[tuple[int, TaskKey]]:
+        """Ticks above a `seq`, repairs left out: their `seq` and task."""
+        query = sa.select(ticks.c.seq, ticks.c.workspace, ticks.c.application, ticks.c.task)
+        query = query.where(ticks.c.seq > after, ticks.c.trigger != REPAIR).order_by(ticks.c.seq)
+        return [(seq, (workspace, application, task)) for seq, workspace, application, task in connection.execute(query)]
+
+    def verdicts(self, connection: sa.Connection, ids: Sequence[str]) -> Mapping[str, str | None]:
+        """The verdicts of ticks by their ids."""
+        query = sa.select(ticks.c.id, ticks.c.verdict).where(ticks.c.id.in_(ids))
+        return {row.id: row.verdict for row in connection.execute(query)}
+
     def last_seq(self, connection: sa.Connection) -> int:
         """The highest `seq` that is visible, 0 if there is none."""
         return connection.execute(sa.select(sa.func.coalesce(sa.func.max(ticks.c.seq), 0))).scalar_one()
@@ -365,6 +395,30 @@ class Ticks:
         rows = connection.execute(query.order_by(ticks.c.seq.desc()).limit(limit)).mappings()
         return [Tick.model_validate(row) for row in rows]
 
+    def due(
+        self,
+        connection: sa.Connection,
+        *,
+        after: Microseconds,
+        until: Microseconds,
+        workspace: str | None = None,
+        application: str | None = None,
+        task: str | None = None,
+        page: int = 10_000,
+    ) -> Iterator[DueTick]:
+        """The ticks due later than `after` and not later than `until`, in that order, read a page at a time."""
+        query = sa.select(*(ticks.c[name] for name in DueTick._fields)).where(ticks.c.due_at > after, ticks.c.due_at <= until)
+        for column, value in ((ticks.c.workspace, workspace), (ticks.c.application, application), (ticks.c.task, task)):
+            if value is not None:
+                query = query.where(column == value)
+        query = query.order_by(ticks.c.due_at, ticks.c.seq).limit(page)
+        found = connection.execute(query).all()
+        while found:
+            yield from (DueTick(*row) for row in found)
+            last = found[-1]
+            place = sa.tuple_(sa.literal(last.due_at), sa.literal(last.seq))
+            found = connection.execute(query.where(sa.tuple_(ticks.c.due_at, ticks.c.seq) > place)).all()
+
     def rows(
         self,
         connection: sa.Connection,
@@ -391,10 +445,6 @@ class Ticks:
 def _of(task: TaskKey) -> sa.ColumnElement[bool]:
     workspace, application, name = task
     return sa.and_(ticks.c.workspace == workspace, ticks.c.application == application, ticks.c.task == name)
-
-
-def _is(task: TaskKey, trigger: str, occurrence: str) -> sa.ColumnElement[bool]:
-    return sa.and_(_of(task), ticks.c.trigger == trigger, ticks.c.occurrence == occurrence)
 
 
 _PRECEDENCE = (
@@ -433,3 +483,14 @@ def _row(new: NewTick, now: Microseconds) -> dict[str, Any]:
         "reason": new.reason,
         "decided_at": None if new.verdict is None else now,
     }
+
+
+def _tick(task: TaskKey, trigger: str, occurrence: str) -> dict[str, str]:
+    return dict(zip(_TICK, (*task, trigger, occurrence), strict=True))
+
+
+# Made once: to put a statement together takes SQLAlchemy longer than to run it.
+_TICK = ("of_workspace", "of_application", "of_task", "of_trigger", "of_occurrence")
+_IS = sa.and_(*(ticks.c[name.removeprefix("of_")] == sa.bindparam(name) for name in _TICK))
+_FIND = sa.select(ticks).where(_IS)
+_DECIDE = ticks.update().where(_IS, ticks.c.verdict.is_(None))

@@ -1,12 +1,15 @@
 """The triggers of all tasks: which are on, how far each has been looked at, and what they were before."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_pipelines.core.clock import Clock, Microseconds, isoformat
 from agent_pipelines.core.execution import Verdict
@@ -77,6 +80,34 @@ class HistoryEntry(BaseModel):
     actor: str
     effective_at: Microseconds
     observed_at: Microseconds
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a trigger is to be."""
+
+    task: TaskKey
+    trigger: Trigger
+    source: Source
+    state: Literal["on", "off", "paused"]
+    lane: Literal["run", "burst"] = "run"
+    priority: int = 0
+    spec_hash: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class OnPeriod:
+    """A stretch of time in which a trigger was on with one definition: later than `after`, and not later than `until`.
+
+    `until` is None while it still is.
+    """
+
+    task_key: TaskKey
+    trigger: str
+    definition: Trigger
+    after: Microseconds
+    until: Microseconds | None
 
 
 @dataclass(frozen=True)
@@ -151,6 +182,50 @@ class Triggers:
         self._note(connection, task, trigger_name(trigger), values, actor, now)
         return True
 
+    def put_many(self, connection: sa.Connection, wanted: Sequence[Wanted], *, actor: str) -> None:
+        """The same for many triggers, in few statements for those that nobody has put before."""
+        now = self._clock.now()
+        rows = [
+            {
+                **_columns(each.task, trigger_name(each.trigger)),
+                "source": each.source,
+                "definition": each.trigger.model_dump(mode="json"),
+                "revision": revision_of(each.trigger),
+                "lane": each.lane,
+                "priority": each.priority,
+                "spec_hash": each.spec_hash,
+                "state": each.state,
+                "reason": each.reason,
+                "since": now,
+                "looked_until": now,
+                "next_due_at": next_due(each.trigger, now) if each.state == "on" else None,
+                "marks": {},
+            }
+            for each in wanted
+        ]
+        if not rows:
+            return
+        insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(triggers).on_conflict_do_nothing()
+        key = (triggers.c.workspace, triggers.c.application, triggers.c.task, triggers.c.trigger)
+        new = {tuple(row) for row in connection.execute(insert.returning(*key), rows)}
+        told = [row for row in rows if (row["workspace"], row["application"], row["task"], row["trigger"]) in new]
+        if told:
+            connection.execute(trigger_history.insert(), [_entry(row, actor, now) for row in told])
+        for each in wanted:
+            if (*each.task, trigger_name(each.trigger)) not in new:
+                self.put(
+                    connection,
+                    each.task,
+                    each.trigger,
+                    source=each.source,
+                    state=each.state,
+                    actor=actor,
+                    lane=each.lane,
+                    priority=each.priority,
+                    spec_hash=each.spec_hash,
+                    reason=each.reason,
+                )
+
     def remove(self, connection: sa.Connection, task: TaskKey, name: str, *, actor: str, reason: str | None = None) -> bool:
         """A trigger is not declared any more; False if it was not there. Its history stays, and tells so."""
         known = self.get(connection, task, name, lock=True)
@@ -197,6 +272,24 @@ class Triggers:
             query = query.where(triggers.c.state == "on")
         rows = connection.execute(query.order_by(triggers.c.seq).limit(limit)).mappings()
         return [StoredTrigger.model_validate(row) for row in rows]
+
+    def by_seqs(self, connection: sa.Connection, seqs: Sequence[int], *, lock: bool = False) -> Sequence[StoredTrigger]:
+        """Triggers by their `seq`, in that order; locked, they stay as they are until the transaction is over."""
+        query = sa.select(triggers).where(triggers.c.seq.in_(seqs)).order_by(triggers.c.seq)
+        rows = connection.execute(query.with_for_update() if lock else query).mappings()
+        return [StoredTrigger.model_validate(row) for row in rows]
+
+    def changes(self, connection: sa.Connection, *, after: int) -> Sequence[tuple[int, TaskKey, str]]:
+        """Entries of the history above a `seq`: their `seq`, the task, the trigger."""
+        h = trigger_history.c
+        query = sa.select(h.seq, h.workspace, h.application, h.task, h.trigger).where(h.seq > after).order_by(h.seq)
+        return [
+            (seq, (workspace, application, task), name) for seq, workspace, application, task, name in connection.execute(query)
+        ]
+
+    def last_change(self, connection: sa.Connection) -> int:
+        """The highest `seq` of the history that is visible, 0 if there is none."""
+        return connection.execute(sa.select(sa.func.coalesce(sa.func.max(trigger_history.c.seq), 0))).scalar_one()
 
     def due(
         self, connection: sa.Connection, *, run_until: Microseconds, burst_until: Microseconds, limit: int = 2_000
@@ -285,12 +378,42 @@ class Triggers:
         while some := list(islice(unseen, 1_000)):
             self._ticks.claim_many(connection, some)
 
+    def on_periods(
+        self,
+        connection: sa.Connection,
+        *,
+        since: Microseconds,
+        until: Microseconds,
+        workspace: str | None = None,
+        application: str | None = None,
+        task: str | None = None,
+    ) -> Iterator[OnPeriod]:
+        """When triggers were on between two instants, as their history tells it; one by one, for there may be many."""
+        h = trigger_history
+        same = (h.c.workspace, h.c.application, h.c.task, h.c.trigger)
+        ends_at = sa.func.lead(h.c.effective_at).over(partition_by=same, order_by=h.c.seq).label("ends_at")
+        entries = sa.select(*same, h.c.definition, h.c.state, h.c.effective_at, ends_at)
+        for column, value in zip(same, (workspace, application, task), strict=False):
+            if value is not None:
+                entries = entries.where(column == value)
+        entry = entries.subquery().c
+        is_on = (entry.state == "on", entry.effective_at < until, sa.or_(entry.ends_at.is_(None), entry.ends_at > since))
+        columns = (entry.workspace, entry.application, entry.task, entry.trigger, entry.definition)
+        query = sa.select(*columns, entry.effective_at, entry.ends_at).where(*is_on)
+        for row in connection.execute(query):
+            definition = _defined(json.dumps(row.definition, sort_keys=True))
+            yield OnPeriod((row.workspace, row.application, row.task), row.trigger, definition, row.effective_at, row.ends_at)
+
+    def known_since(self, connection: sa.Connection, task: TaskKey, name: str) -> Microseconds | None:
+        """When a trigger was seen first; None if it never was."""
+        query = sa.select(sa.func.min(trigger_history.c.effective_at)).where(trigger_history.c.trigger == name)
+        of_task = zip(("workspace", "application", "task"), task, strict=True)
+        return connection.execute(query.where(*(trigger_history.c[column] == value for column, value in of_task))).scalar()
+
     def _note(
         self, connection: sa.Connection, task: TaskKey, name: str, values: Mapping[str, Any], actor: str, now: Microseconds
     ) -> None:
-        told = {key: values[key] for key in ("source", "definition", "revision", "state", "reason")}
-        row = {**_columns(task, name), **told, "actor": actor, "effective_at": now, "observed_at": now}
-        connection.execute(trigger_history.insert(), row)
+        connection.execute(trigger_history.insert(), _entry({**_columns(task, name), **values}, actor, now))
 
 
 _ADVANCE = (
@@ -303,6 +426,21 @@ _ADVANCE = (
     )
     .values(looked_until=sa.bindparam("until"), next_due_at=sa.bindparam("following"), marks=sa.bindparam("places"))
 )
+
+
+_TOLD = ("workspace", "application", "task", "trigger", "source", "definition", "revision", "state", "reason")
+
+
+def _entry(values: Mapping[str, Any], actor: str, now: Microseconds) -> dict[str, Any]:
+    return {**{name: values[name] for name in _TOLD}, "actor": actor, "effective_at": now, "observed_at": now}
+
+
+_trigger = TypeAdapter[Trigger](Annotated[Trigger, Field(discriminator="kind")])
+
+
+@lru_cache(maxsize=16_384)
+def _defined(definition: str) -> Trigger:
+    return _trigger.validate_json(definition)
 
 
 def _columns(task: TaskKey, name: str) -> dict[str, str]:

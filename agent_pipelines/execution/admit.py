@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from agent_pipelines.context.composer import deduplication_key
 from agent_pipelines.core.clock import Clock
@@ -15,6 +16,7 @@ from agent_pipelines.execution.work import Failure
 from agent_pipelines.ledger.executions import Admission
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.ledger.recordable import recordable, recordable_text
+from agent_pipelines.ledger.stored import StoredExecution
 from agent_pipelines.store.database import Connection, Database
 
 
@@ -63,31 +65,45 @@ class Admitter:
         skip: str | None,
         dedupe_key: str | None,
     ) -> Admission:
-        executions, ticks = self.ledger.executions, self.ticks
+        executions = self.ledger.executions
         frozen = invocation.model_copy(update={"spec_hash": self.ledger.specs.put(connection, spec)})
-        tick = (frozen.task_key, frozen.trigger, frozen.occurrence)
-        ticks.claim(
-            connection,
-            *tick,
-            origin=frozen.origin,
-            due_at=frozen.due_at,
-            logical_at=frozen.logical_at,
-            actor=frozen.actor,
-            inputs={"variables": recordable(frozen.variables)},
-            run_id=run.run_id,
-        )
         admission = executions.admit(connection, frozen, run, dedupe_key=dedupe_key, trace_id=trace_id)
         stored = admission.execution
         if admission.outcome == "duplicate":
             reason = f"same work as execution {stored.id}"
-            verdict = Verdict.DEDUPLICATED
-            if not ticks.decide(connection, *tick, verdict, run_id=run.run_id, execution_id=stored.id, reason=reason):
+            if not self._decide(connection, frozen, run, stored, Verdict.DEDUPLICATED, reason):
                 # The tick has its verdict from the first run; the second one is noted in the execution's own journal.
                 now = self.clock.now()
                 self.ledger.journal.note(connection, stored.id, at=now, kind="duplicate_run", body={"run_id": run.run_id})
         elif admission.outcome == "new" and skip is not None:
             stored = executions.close(connection, stored.id, Status.SKIPPED, reason=recordable_text(skip))
-            ticks.decide(connection, *tick, Verdict.SKIPPED, run_id=run.run_id, execution_id=stored.id, reason=stored.reason)
+            self._decide(connection, frozen, run, stored, Verdict.SKIPPED, stored.reason)
         else:
-            ticks.decide(connection, *tick, Verdict.RAN, run_id=run.run_id, execution_id=stored.id)
+            self._decide(connection, frozen, run, stored, Verdict.RAN)
         return Admission(admission.outcome, stored)
+
+    def _decide(
+        self,
+        connection: Connection,
+        invocation: Invocation,
+        run: RunRef,
+        stored: StoredExecution,
+        verdict: Verdict,
+        reason: str | None = None,
+    ) -> bool:
+        """Give the tick its verdict; one that nobody has claimed, as after a click in Dagster, is claimed first."""
+        tick = (invocation.task_key, invocation.trigger, invocation.occurrence)
+        decide = partial(self.ticks.decide, connection, *tick, verdict, run_id=run.run_id, execution_id=stored.id, reason=reason)
+        if decide():
+            return True
+        _, is_new = self.ticks.claim(
+            connection,
+            *tick,
+            origin=invocation.origin,
+            due_at=invocation.due_at,
+            logical_at=invocation.logical_at,
+            actor=invocation.actor,
+            inputs={"variables": recordable(invocation.variables)},
+            run_id=run.run_id,
+        )
+        return is_new and decide()

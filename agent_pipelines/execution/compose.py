@@ -18,7 +18,7 @@ from agent_pipelines.store.database import Connection, Database
 
 @dataclass(frozen=True)
 class Composing:
-    """Fills the invocation and records it."""
+    """Fills the invocation, and records it together with the beginning of the first attempt."""
 
     database: Database
     clock: Clock
@@ -52,7 +52,16 @@ class Composing:
             execution_id=work.stored.id,
             upstream={path: each.text if each.output is None else each.output for path, each in upstream.items()},
         )
-        self.ledger.executions.compose(connection, work.stored.id, composed.invocation, trimmed=composed.trimmed)
+        self.ledger.executions.begin(
+            connection,
+            work.stored.id,
+            composed.invocation,
+            trimmed=composed.trimmed,
+            number=work.attempt,
+            run_id=work.run.run_id,
+            agent=work.agent.name,
+            node=work.node.name,
+        )
         if work.stored.resumptions:
             work.journal_seq = self.ledger.journal.last_seq(connection, work.stored.id)
         return composed

@@ -31,15 +31,13 @@ class Invoker:
     ledger: Ledger
 
     async def invoke(self, work: Work) -> tuple[Success | Failure, Ended]:
-        """Try until there is an outcome; the caller writes the returned record of the last attempt.
+        """Try until there is an outcome; the first attempt is recorded already.
 
-        If it is cancelled, `work.interrupted` is that record.
+        The caller writes the returned record of the last attempt. If it is cancelled, `work.interrupted` is that record.
         """
         while True:
-            work.tries += 1
-            node = work.agent.pick(work.tries)
+            node = work.node
             recorder = self._recorder(work)
-            await self.database.write(lambda connection, node=node: self._start(connection, work, node))
             started_at = self.clock.now()
             try:
                 outcome = await self._attempt(work, node, recorder)
@@ -55,17 +53,24 @@ class Invoker:
                 return outcome, ended
             await self.database.write(ended)
             await self.clock.sleep(decision.delay)
+            work.tries += 1
+            await self.database.write(lambda connection: self._start(connection, work))
 
     def _recorder(self, work: Work) -> Recorder:
-        number = work.stored.attempts + work.tries
         return Recorder(
-            self.database, self.ledger.journal, self.clock, work.trace, work.stored.id, number, new_span_id(), work.journal_seq
+            self.database,
+            self.ledger.journal,
+            self.clock,
+            work.trace,
+            work.stored.id,
+            work.attempt,
+            new_span_id(),
+            work.journal_seq,
         )
 
-    def _start(self, connection: Connection, work: Work, node: Node) -> None:
-        number = work.stored.attempts + work.tries
+    def _start(self, connection: Connection, work: Work) -> None:
         self.ledger.executions.start_attempt(
-            connection, work.stored.id, number, run_id=work.run.run_id, agent=work.agent.name, node=node.name
+            connection, work.stored.id, work.attempt, run_id=work.run.run_id, agent=work.agent.name, node=work.node.name
         )
 
     async def _attempt(self, work: Work, node: Node, recorder: Recorder) -> Success | Failure:

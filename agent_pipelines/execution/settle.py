@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from agent_pipelines.context.composer import Composer
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import ErrorClass, ExecutionFailed, Stage
+from agent_pipelines.core.event import Usage
 from agent_pipelines.core.execution import ExecutionResult, Status
 from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.execution.work import Failure, Success, Work
@@ -66,7 +67,12 @@ class Settler:
     async def cancel(self, work: Work) -> ExecutionResult:
         """Close what was cancelled."""
         failure = Failure(ErrorClass.CANCELLED, Stage.INVOKE, "cancelled on request")
-        return await self._end_badly(work, Status.CANCELLED, failure, work.interrupted)
+
+        def unasked(connection: Connection) -> None:
+            # It may have begun in a write that nobody waited for any more.
+            self.ledger.executions.finish_attempt(connection, work.stored.id, work.attempt, "cancelled", usage=Usage())
+
+        return await self._end_badly(work, Status.CANCELLED, failure, work.interrupted or unasked)
 
     async def _end_badly(
         self, work: Work, status: Status, failure: Failure, last_attempt: Operation[None] | None
@@ -99,12 +105,13 @@ class Settler:
     def _finish(self, connection: Connection, work: Work, closed: StoredExecution, settled_from: Microseconds) -> None:
         now = self.clock.now()
         error = None if closed.error_class is None else str(closed.error_class)
-        work.trace.add("settle", settled_from, now, error=error)
-        work.trace.add(
+        trace = work.trace.copy()  # this may be done twice, see Database.write
+        trace.add("settle", settled_from, now, error=error)
+        trace.add(
             f"execute {closed.path}",
             work.started_at,
             now,
-            span_id=work.trace.root_id,
+            span_id=trace.root_id,
             error=error,
             attributes={
                 "agent_pipelines.execution_id": closed.id,
@@ -115,7 +122,7 @@ class Settler:
                 "agent_pipelines.prompt_version": closed.prompt_version,
             },
         )
-        self.ledger.spans.append(connection, closed.id, work.trace.spans)
+        self.ledger.spans.append(connection, closed.id, trace.spans)
         self.ledger.outbox.put(
             connection,
             closed.task_key,

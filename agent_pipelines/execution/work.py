@@ -14,7 +14,7 @@ from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.execution.checks import Check
 from agent_pipelines.ledger.spans import Trace
 from agent_pipelines.ledger.stored import StoredExecution
-from agent_pipelines.runtimes.fleet import Agent
+from agent_pipelines.runtimes.fleet import Agent, Node
 from agent_pipelines.store.database import Operation
 
 
@@ -58,9 +58,20 @@ class Work:
     invocation: Invocation
     started_at: Microseconds
     journal_seq: int = 0
-    tries: int = 0
+    tries: int = 1
+    """Of this run, the one that runs included."""
     interrupted: Operation[None] | None = None
     """Records the attempt that was running when the work was cancelled."""
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt that runs, among those of all runs."""
+        return self.stored.attempts + self.tries
+
+    @property
+    def node(self) -> Node:
+        """Where the attempt that runs is made."""
+        return self.agent.pick(self.tries)
 
     def remaining(self, now: Microseconds) -> float:
         """What is left of the total time of the task, in seconds."""

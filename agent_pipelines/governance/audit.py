@@ -1,6 +1,7 @@
 """Who changed what: rows that are only ever added."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -42,7 +43,27 @@ class Audit:
         workspace: str = "default",
     ) -> int:
         """Add an entry, without secrets; returns its `seq`."""
-        row = {
+        row = self._row(actor, action, object, details, workspace)
+        return connection.execute(audit.insert().values(**row).returning(audit.c.seq)).scalar_one()
+
+    def record_each(
+        self,
+        connection: sa.Connection,
+        changes: Mapping[str, Mapping[str, JsonValue]],
+        *,
+        actor: str,
+        action: str,
+        workspace: str = "default",
+    ) -> None:
+        """Add an entry for each of several objects to which the same was done, each with its details."""
+        rows = [self._row(actor, action, name, details, workspace) for name, details in changes.items()]
+        if rows:
+            connection.execute(audit.insert(), rows)
+
+    def _row(
+        self, actor: str, action: str, object: str, details: Mapping[str, JsonValue] | None, workspace: str
+    ) -> dict[str, Any]:
+        return {
             "workspace": workspace,
             "at": self._clock.now(),
             "actor": actor,
@@ -50,7 +71,6 @@ class Audit:
             "object": object,
             "details": redactor.value(storable(dict(details or {}))),
         }
-        return connection.execute(audit.insert().values(**row).returning(audit.c.seq)).scalar_one()
 
     def list(
         self,

@@ -17,9 +17,10 @@ from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.ledger import search
 from agent_pipelines.ledger.recordable import recordable, recordable_text
-from agent_pipelines.ledger.stored import StoredAttempt, StoredExecution, total_usage
+from agent_pipelines.ledger.stored import StoredAttempt, StoredExecution
 from agent_pipelines.store.insertion import insert_new
-from agent_pipelines.store.tables import attempts, execution_texts, executions
+from agent_pipelines.store.tables import attempts, executions
+from agent_pipelines.store.tables.base import one_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,43 @@ class Failing:
 
 _TASK = (executions.c.workspace, executions.c.application, executions.c.task)
 _NOTHING_YET: dict[str, None] = dict.fromkeys(executions.c.keys())
+
+# Statements of every execution, made once: to put one together takes SQLAlchemy longer than to run it.
+_OF = sa.bindparam("of", type_=sa.Text)
+_CHANGE = executions.update().where(executions.c.id == _OF)
+_CHANGE_RETURNING = _CHANGE.returning(*executions.c)
+
+_USAGE = tuple(Usage.model_fields)
+_TOKENS = sa.func.coalesce(attempts.c.input_tokens, 0) + sa.func.coalesce(attempts.c.output_tokens, 0)
+_UNPRICED = attempts.c.cost_usd.is_(None) & (_TOKENS > 0)
+_SPENT = (
+    sa.select(
+        _OF.label("execution_id"),
+        *(sa.func.sum(attempts.c[name]).label(name) for name in _USAGE),
+        sa.func.count(sa.case((_UNPRICED, 1))).label("unpriced"),
+    )
+    .where(attempts.c.execution_id == _OF)
+    .subquery("spent")
+)
+_CLOSE = _CHANGE_RETURNING.where(
+    executions.c.id == _SPENT.c.execution_id,
+    sa.text(one_of("status", (Status.RUNNING, Status.WAITING))),
+    executions.c.run_id == sa.func.coalesce(sa.bindparam("of_run", type_=sa.Text), executions.c.run_id),
+).values(
+    {
+        **{name: _SPENT.c[name] for name in _USAGE},
+        # A sum of the known prices only would look like a total and be too low.
+        "cost_usd": sa.case((_SPENT.c.unpriced == 0, _SPENT.c.cost_usd)),
+    }
+)
+_START_ATTEMPT = attempts.insert()
+_FINISH_ATTEMPT = attempts.update().where(
+    attempts.c.execution_id == _OF, attempts.c.number == sa.bindparam("of_number"), sa.text("status = 'running'")
+)
+_INDEX = sa.text(
+    "INSERT INTO execution_texts (seq, facets, body) VALUES (:seq, :facets, :body) "
+    "ON CONFLICT (seq) DO UPDATE SET facets = excluded.facets, body = excluded.body"
+)
 
 
 class Executions:
@@ -112,33 +150,32 @@ class Executions:
                 return Admission("duplicate", self._live_with_key(connection, invocation.task_key, same.dedupe_key))
         return Admission("duplicate", same)
 
-    def compose(self, connection: sa.Connection, execution_id: str, invocation: Invocation, *, trimmed: Sequence[str]) -> None:
-        """Record what the agent is given."""
+    def begin(
+        self,
+        connection: sa.Connection,
+        execution_id: str,
+        invocation: Invocation,
+        *,
+        trimmed: Sequence[str],
+        number: int,
+        run_id: str,
+        agent: str,
+        node: str,
+    ) -> None:
+        """Record what the agent is given, and that the first try of this run begins with it."""
         given = {
             "invocation": recordable(invocation.model_dump(mode="json")),
             "prompt_version": invocation.prompt_version,
             "session_id": invocation.session_id,
             "trimmed": list(trimmed) or None,
         }
-        connection.execute(executions.update().where(executions.c.id == execution_id).values(**given))
+        self._start(connection, execution_id, number, run_id, agent, node, given)
 
     def start_attempt(
         self, connection: sa.Connection, execution_id: str, number: int, *, run_id: str, agent: str, node: str
     ) -> None:
-        """Record that a try begins, before the runtime is asked."""
-        connection.execute(
-            attempts.insert().values(
-                execution_id=execution_id,
-                number=number,
-                run_id=run_id,
-                agent=agent,
-                node=node,
-                status="running",
-                started_at=self._clock.now(),
-            )
-        )
-        touched = executions.update().where(executions.c.id == execution_id).values(attempts=number, agent=agent, node=node)
-        connection.execute(touched)
+        """Record that a further try begins, before the runtime is asked."""
+        self._start(connection, execution_id, number, run_id, agent, node, {})
 
     def finish_attempt(
         self,
@@ -155,7 +192,7 @@ class Executions:
         retry_decision: str | None = None,
         retry_delay: float | None = None,
     ) -> None:
-        """Record how a try ended; `retry_delay` is in seconds."""
+        """Record how a try ended, unless it has ended before; `retry_delay` is in seconds."""
         values: dict[str, Any] = {
             "status": status,
             "finished_at": self._clock.now(),
@@ -167,7 +204,7 @@ class Executions:
             **usage.model_dump(),
             **_error_columns(error),
         }
-        connection.execute(attempts.update().where(_attempt(execution_id, number)).values(**values))
+        connection.execute(_FINISH_ATTEMPT, {"of": execution_id, "of_number": number, **values})
 
     def close(
         self,
@@ -188,13 +225,11 @@ class Executions:
         With `run_id` only if it is still that run's: one that was taken for lost ends nothing that another has resumed.
         Raises IllegalTransition if it cannot end so from where it stands, which is also where it has ended before.
         """
-        where: list[sa.ColumnElement[bool]] = [executions.c.status.in_([str(Status.RUNNING), str(Status.WAITING)])]
-        if run_id is not None:
-            where.append(executions.c.run_id == run_id)
         closed = self._update(
             connection,
+            _CLOSE,
             execution_id,
-            *where,
+            of_run=run_id,
             status=str(status),
             finished_at=self._clock.now(),
             model=model,
@@ -202,7 +237,6 @@ class Executions:
             output=recordable(output),
             checks=[check.model_dump(mode="json") for check in checks] or None,
             reason=reason,
-            **total_usage(self.attempts_of(connection, execution_id)).model_dump(),
             **_error_columns(error),
         )
         self._index(connection, closed)
@@ -239,6 +273,11 @@ class Executions:
             StoredExecution.model_validate(row)
             for row in connection.execute(query.order_by(executions.c.id).limit(limit)).mappings()
         ]
+
+    def standings(self, connection: sa.Connection, ids: Sequence[str]) -> Mapping[str, tuple[str, int]]:
+        """The status of executions by their ids, and how often each was resumed."""
+        query = sa.select(executions.c.id, executions.c.status, executions.c.resumptions).where(executions.c.id.in_(ids))
+        return {execution_id: (status, resumptions) for execution_id, status, resumptions in connection.execute(query)}
 
     def of_run(self, connection: sa.Connection, run_id: str, task: TaskKey) -> StoredExecution | None:
         """The newest execution of a task that a Dagster run admitted or resumed."""
@@ -435,12 +474,31 @@ class Executions:
         query = _within(query, attempts.c.started_at, application, task, since, until)
         return connection.execute(query.order_by(executions.c.seq, attempts.c.number)).all()
 
-    def _update(
-        self, connection: sa.Connection, execution_id: str, *where: sa.ColumnElement[bool], **values: Any
-    ) -> StoredExecution:
-        change = executions.update().where(executions.c.id == execution_id, *where).values(**values).returning(*executions.c)
+    def _start(
+        self,
+        connection: sa.Connection,
+        execution_id: str,
+        number: int,
+        run_id: str,
+        agent: str,
+        node: str,
+        given: Mapping[str, Any],
+    ) -> None:
+        row = {
+            "execution_id": execution_id,
+            "number": number,
+            "run_id": run_id,
+            "agent": agent,
+            "node": node,
+            "status": "running",
+            "started_at": self._clock.now(),
+        }
+        connection.execute(_START_ATTEMPT, row)
+        connection.execute(_CHANGE, {"of": execution_id, "attempts": number, "agent": agent, "node": node, **given})
+
+    def _update(self, connection: sa.Connection, change: sa.Executable, execution_id: str, **values: Any) -> StoredExecution:
         try:
-            row = connection.execute(change).mappings().first()
+            row = connection.execute(change, {"of": execution_id, **values}).mappings().first()
         except IntegrityError as error:
             if "illegal transition" in str(error.orig):
                 raise IllegalTransition(f"execution {execution_id} cannot become {values.get('status')}") from error
@@ -455,6 +513,7 @@ class Executions:
         assert stored.status is Status.RUNNING or Status.RUNNING in TRANSITIONS[stored.status]
         return self._update(
             connection,
+            _CHANGE_RETURNING,
             stored.id,
             **change,
             run_id=run.run_id,
@@ -477,8 +536,7 @@ class Executions:
         return self._one(connection, _of_task(task), executions.c.dedupe_key == dedupe_key, live)
 
     def _index(self, connection: sa.Connection, closed: StoredExecution) -> None:
-        connection.execute(sa.delete(execution_texts).where(execution_texts.c.seq == closed.seq))
-        connection.execute(execution_texts.insert().values(seq=closed.seq, **search.searchable(closed)))
+        connection.execute(_INDEX, {"seq": closed.seq, **search.searchable(closed)})
 
     def _first(self, connection: sa.Connection, *where: sa.ColumnElement[bool], lock: bool = False) -> StoredExecution | None:
         query = sa.select(executions).where(*where).order_by(executions.c.seq.desc()).limit(1)
@@ -490,10 +548,6 @@ class Executions:
         if stored is None:
             raise IllegalTransition("the execution has vanished from the record")
         return stored
-
-
-def _attempt(execution_id: str, number: int) -> sa.ColumnElement[bool]:
-    return sa.and_(attempts.c.execution_id == execution_id, attempts.c.number == number)
 
 
 def _of_task(task: TaskKey) -> sa.ColumnElement[bool]:

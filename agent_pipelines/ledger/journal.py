@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.errors import AgentPipelinesError
-from agent_pipelines.store.insertion import insert_new
+from agent_pipelines.store.insertion import insert_all, insert_new
 from agent_pipelines.store.tables import events, executions
 
 
@@ -40,7 +40,7 @@ class Journal:
         if not entries:
             return
         try:
-            connection.execute(events.insert(), [{"execution_id": execution_id, **entry.model_dump()} for entry in entries])
+            insert_all(connection, events, [{"execution_id": execution_id, **entry.model_dump()} for entry in entries])
         except IntegrityError as error:
             if "foreign key" in str(error.orig).lower():
                 raise

@@ -9,6 +9,8 @@ from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.store.tables import outbox
 
+_PUT = outbox.insert().inline()
+
 
 class OutboxRow(BaseModel):
     """One thing to tell."""
@@ -42,17 +44,16 @@ class Outbox:
     ) -> None:
         """Leave something to tell, in the transaction that made it true."""
         workspace, application, name = task
-        connection.execute(
-            outbox.insert().values(
-                workspace=workspace,
-                application=application,
-                task=name,
-                kind=kind,
-                execution_id=execution_id,
-                body=dict(body),
-                created_at=self._clock.now(),
-            )
-        )
+        row = {
+            "workspace": workspace,
+            "application": application,
+            "task": name,
+            "kind": kind,
+            "execution_id": execution_id,
+            "body": dict(body),
+            "created_at": self._clock.now(),
+        }
+        connection.execute(_PUT, row)
 
     def forget(self, connection: sa.Connection, *, created_before: Microseconds, limit: int) -> int:
         """Remove rows; returns how many."""

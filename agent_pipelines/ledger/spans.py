@@ -1,13 +1,15 @@
 """Where the time of an execution went: one tree of spans each."""
 
-import os
+import random
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Literal
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from agent_pipelines.core.clock import Microseconds
+from agent_pipelines.store.insertion import insert_all
 from agent_pipelines.store.tables import spans
 
 
@@ -28,12 +30,12 @@ class Span(BaseModel):
 
 def new_trace_id() -> str:
     """A random trace id (W3C Trace Context: 16 bytes in hexadecimal)."""
-    return os.urandom(16).hex()
+    return f"{random.getrandbits(128):032x}"
 
 
 def new_span_id() -> str:
     """A random span id (W3C Trace Context: 8 bytes in hexadecimal)."""
-    return os.urandom(8).hex()
+    return f"{random.getrandbits(64):016x}"
 
 
 class Trace:
@@ -43,6 +45,12 @@ class Trace:
         self.trace_id = trace_id
         self.root_id = new_span_id()
         self.spans: list[Span] = []
+
+    def copy(self) -> "Trace":
+        """The same trace, to which spans can be added apart."""
+        copied = copy(self)
+        copied.spans = list(self.spans)
+        return copied
 
     def add(
         self,
@@ -79,8 +87,7 @@ class Spans:
 
     def append(self, connection: sa.Connection, execution_id: str, new: Sequence[Span]) -> None:
         """Record finished spans."""
-        if new:
-            connection.execute(spans.insert(), [{"execution_id": execution_id, **span.model_dump()} for span in new])
+        insert_all(connection, spans, [{"execution_id": execution_id, **span.model_dump()} for span in new])
 
     def read(self, connection: sa.Connection, execution_id: str) -> Sequence[Span]:
         """The spans of an execution by their start."""

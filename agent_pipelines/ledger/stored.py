@@ -1,6 +1,5 @@
 """Executions and attempts as they stand in the record."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -144,11 +143,3 @@ class StoredAttempt(BaseModel):
     def usage(self) -> Usage:
         """What this try spent."""
         return Usage(**{name: getattr(self, name) for name in Usage.model_fields})
-
-
-def total_usage(tries: Sequence[StoredAttempt]) -> Usage:
-    """What attempts spent together; the cost is unknown if that of one is."""
-    total = sum((attempt.usage for attempt in tries), start=Usage())
-    unpriced = any(attempt.usage.total_tokens and attempt.cost_usd is None for attempt in tries)
-    # A sum of the known prices only would look like a total and be too low.
-    return total.model_copy(update={"cost_usd": None}) if unpriced else total

@@ -70,7 +70,8 @@ class Database:
     async def write(self, operation: Operation[Result]) -> Result:
         """Run an operation in a group commit; returns when it is durable.
 
-        An operation that raises harms no other of its group. It must not touch the network.
+        An operation that raises harms no other of its group: those are done once more without it. So an operation changes
+        nothing but the database; and it must not touch the network.
         """
         return await asyncio.wrap_future(self.submit(operation))
 
@@ -143,6 +144,17 @@ class Database:
                 future.set_exception(error)
 
     def _commit(self, group: Group) -> Outcomes:
+        try:
+            with self.transaction() as connection:
+                return [(future, operation(connection), None) for operation, future in group]
+        except Exception as error:
+            # Alone, it harms no other; and a connection that failed is not to be trusted with the rest of the group.
+            if len(group) == 1 or isinstance(error.__cause__, exc.OperationalError):
+                raise
+        # It took the writes of the others along. Savepoints keep them apart, for two more round trips each.
+        return self._commit_apart(group)
+
+    def _commit_apart(self, group: Group) -> Outcomes:
         outcomes: Outcomes = []
         with self.transaction() as connection:
             for operation, future in group:

@@ -7,6 +7,8 @@ from pydantic import JsonValue
 
 def storable_text(text: str) -> str:
     """Return the text without what PostgreSQL or UTF-8 cannot hold: NUL becomes U+FFFD, a lone surrogate `?`."""
+    if text.isascii():  # which is what most texts are, and can be told at once
+        return text.replace("\0", "\ufffd")
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 

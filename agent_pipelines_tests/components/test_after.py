@@ -18,7 +18,7 @@ from agent_pipelines.engine.ticks import REPAIR, Tick
 from agent_pipelines.hub import Hub
 from agent_pipelines.store.database import Database
 from agent_pipelines.store.migration import migrate
-from agent_pipelines_tests.components.triggering import Deployment, Scripted, SensorLoop, instant, spec
+from agent_pipelines_tests.components.triggering import BoardLoop, Deployment, Scripted, SensorLoop, instant, spec
 from agent_pipelines_tests.conftest import create_postgres_database
 
 REPORT = spec("report", triggers=[{"kind": "cron", "cron": "0 6 * * *"}])
@@ -40,8 +40,8 @@ class Night:
         self.email = Scripted()
         trigger = {"kind": "after", "task": "report", "offset": "15m", **after}
         self.mail_task = spec("email", triggers=[trigger])
-        self.loop = SensorLoop(deployment, self.mail_task)
         deployment.clock.time = instant("2026-01-02T05:00Z")
+        self.loop = deployment.watch(deployment, self.mail_task)
         self.loop.evaluate()
 
     @property
@@ -92,7 +92,7 @@ class Night:
             return [each.status for each in stored][::-1]
 
 
-@pytest.fixture(params=["sqlite", "sqlite-lossy", "postgresql-lossy"])
+@pytest.fixture(params=["sqlite", "sqlite-lossy", "postgresql-lossy", "sqlite-board", "postgresql-board-lossy"])
 def way(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -111,7 +111,7 @@ def deployment(
         migrate(database)
     else:
         database = Database(create_postgres_database(request.getfixturevalue("postgres_template")))
-    yield Deployment(Hub(database, clock), instance, clock)
+    yield Deployment(Hub(database, clock), instance, clock, BoardLoop if "board" in way else SensorLoop)
     database.close()
 
 
@@ -287,7 +287,7 @@ def test_a_repair_that_dies_is_given_up(night: Night) -> None:
 
 def test_two_followers_share_one_repair(deployment: Deployment) -> None:
     night = Night(deployment, lossy=False)
-    other = SensorLoop(deployment, spec("archive", triggers=[{"kind": "after", "task": "app/report", "offset": "30m"}]))
+    other = deployment.watch(deployment, spec("archive", triggers=[{"kind": "after", "task": "app/report", "offset": "30m"}]))
     other.evaluate(after=0)
     night.report.works = [False, True]
     night.work(night.due())

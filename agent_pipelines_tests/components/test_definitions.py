@@ -9,8 +9,8 @@ import pytest
 
 import agent_pipelines
 from agent_pipelines import BurstSettings, DefinitionError, definitions
-from agent_pipelines.components.problems import DefinitionErrors
 from agent_pipelines.core.declared import DECLARED, Declared
+from agent_pipelines.core.problems import DefinitionErrors
 from agent_pipelines.engine.burst_settings import BURST
 from agent_pipelines_tests.components.project import AGENT, Project
 
@@ -82,6 +82,19 @@ def _wrong_cron(project: Project) -> None:
 
 def _wrong_zone(project: Project) -> None:
     project.agent().task("digest", "triggers:\n  - {kind: cron, cron: 0 6 * * *, timezone: Mars/Base}\n")
+
+
+def _near_zone(project: Project) -> None:
+    project.agent().task("digest", "triggers:\n  - {kind: cron, cron: 0 6 * * *, timezone: Europe/Berln}\n")
+
+
+def _jitter_beyond_the_period(project: Project) -> None:
+    project.agent().task("digest", "triggers:\n  - kind: interval\n    every: 5s\n    jitter: 10s\n")
+
+
+def _unknown_country(project: Project) -> None:
+    calendar = "    calendar:\n      country: XX\n"
+    project.agent().task("digest", f"triggers:\n  - kind: interval\n    every: 5s\n{calendar}")
 
 
 def _unknown_kind(project: Project) -> None:
@@ -225,6 +238,9 @@ BAD = [
     (_misspelt_nested_key, "digest/defs.yaml:6", "retry.max_attempt", "is not a field", "Did you mean `max_attempts`?"),
     (_wrong_cron, "digest/defs.yaml:7", "triggers[0].cron", "has 4 fields", "write five: minute hour"),
     (_wrong_zone, "digest/defs.yaml:6", "triggers[0].timezone", "'Mars/Base' is not a time zone", "as in Europe/Berlin"),
+    (_near_zone, "digest/defs.yaml:6", "triggers[0].timezone", "'Europe/Berln' is not a time zone", "mean Europe/Berlin?"),
+    (_jitter_beyond_the_period, "digest/defs.yaml:8", "triggers[0].jitter", "longer than the 5 s between", "write 5s or less"),
+    (_unknown_country, "digest/defs.yaml:9", "triggers[0].calendar.country", "'XX' has no calendar", "as in DE"),
     (_unknown_kind, "digest/defs.yaml:6", "triggers[0]", "there is no kind 'sometimes'", "one of after, asset, at, cron"),
     (_two_triggers_of_a_name, "digest/defs.yaml:5", "triggers", "two are named 'cron'", "give each a `name`"),
     (_reserved_trigger_name, "digest/defs.yaml:8", "triggers[0].name", "'repair' is kept", "Choose another"),

@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -269,3 +270,22 @@ def test_trying_out_an_instant_of_the_past_leaves_the_verdict_to_a_queued_run(on
 def test_names_that_are_kept_are_refused(name: str) -> None:
     with pytest.raises(DefinitionError, match=rf"triggers\.{name}\.name.*is kept for .*Choose another"):
         schedules_for(spec(triggers=[{**NIGHTLY, "name": name}]), "job")
+
+
+@pytest.mark.parametrize(
+    "trigger", [{"kind": "interval", "every": "5s"}, {"kind": "cron", "cron": "*/5 * * * * *", "seconds": "first"}]
+)
+def test_dagsters_own_scheduler_starts_nothing_that_has_seconds(on_sqlite: Deployment, trigger: dict[str, Any]) -> None:
+    task = spec(triggers=[trigger])
+    assert "needs `agent-pipelines up`" in str(on_sqlite.look(task, on_sqlite.clock.now() // 60_000_000 * 60_000_000))
+    assert on_sqlite.ticks() == []
+
+
+def test_dagsters_own_scheduler_starts_nothing_while_our_daemon_keeps_the_time(on_sqlite: Deployment) -> None:
+    task = spec(triggers=[{"kind": "cron", "cron": "* * * * *"}])
+    with on_sqlite.hub.database.transaction() as connection:
+        on_sqlite.hub.daemons.beat(connection, "d", "leader")
+    at = on_sqlite.clock.now() // 60_000_000 * 60_000_000
+    assert "a daemon of agent-pipelines keeps the time" in str(on_sqlite.look(task, at))
+    on_sqlite.clock.time += 60_000_000
+    assert not isinstance(on_sqlite.look(task, at + 60_000_000), str)

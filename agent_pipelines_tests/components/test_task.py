@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from agent_pipelines import AgentTask, Cron, DefinitionError, Event
-from agent_pipelines.components.problems import DefinitionErrors
 from agent_pipelines.components.task import TaskAttributes
 from agent_pipelines.core.errors import ErrorClass
+from agent_pipelines.core.problems import DefinitionErrors
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.project_tree import ProjectTree
 from agent_pipelines_tests.components.project import Project
@@ -174,7 +174,17 @@ session: {mode: named, name: desk}
 window: {max_tokens: 4000, keep: [event, history]}
 triggers:
   - {kind: cron, cron: "0 6 * * mon-fri", timezone: Europe/Berlin, name: nightly, enabled: false, variables: {day: tuesday}}
-  - {kind: interval, every: 15m, offset: 30s, logical_time: "2013-02-08T02:00:00-05:00"}
+  - {kind: cron, name: second, cron: "0 0 6 * * *", seconds: first, catch_up: all, catch_up_within: 6h}
+  - {kind: interval, every: 15m, offset: 30s, logical_time: "2013-02-08T02:00:00-05:00", jitter: 30s}
+  - kind: interval
+    name: year
+    overlap: queue
+    queue_limit: 5
+    every: 1d
+    spread: 5m
+    starts_at: "2027-01-01T00:00:00+01:00"
+    ends_at: "2027-12-31T23:59:59+01:00"
+    calendar: {country: DE, subdivision: BY, days: business_days, closed: ["2027-05-14"]}
   - {kind: at, at: "2027-01-01T09:00:00+01:00"}
   - {kind: event, event: push, match: {branch: main}}
   - {kind: asset, asset: sales/orders}
@@ -193,6 +203,7 @@ cost_estimate: {tokens: 500}
 service_level: {start_within: 1m, finish_within: 30m}
 risk: high
 priority: 5
+lane: run
 pool: model
 owners: ["team:data"]
 tags: {tier: gold}
@@ -217,6 +228,7 @@ def test_every_field_can_be_written_in_yaml_and_is_in_the_schema(project: Projec
         ({"triggers": [{"kind": "cron", "cron": 5}]}, "$.triggers[0].cron"),
         ({"triggers": [{"cron": "0 6 * * *"}]}, "$.triggers[0]"),
         ({"triggers": [{"kind": "sometimes"}]}, "$.triggers[0].kind"),
+        ({"triggers": [{"kind": "cron", "cron": "0 6 * * *", "overlap": "wait"}]}, "$.triggers[0].overlap"),
         ({"retry": {"delay": "soon"}}, "$.retry.delay"),
         ({"risk": "none"}, "$.risk"),
     ],

@@ -3,15 +3,17 @@
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
+import sqlalchemy as sa
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, InstigatorType, ScheduleInstigatorData
 
 from agent_pipelines.components.schedules import schedules_for
 from agent_pipelines.components.sensors import sensors_for
+from agent_pipelines.components.watch.board import TriggerWatch
 from agent_pipelines.core.clock import ManualClock, from_microseconds, to_microseconds
 from agent_pipelines.core.errors import ErrorClass, RuntimeFailure
 from agent_pipelines.core.event import AgentEvent, Final
@@ -19,11 +21,14 @@ from agent_pipelines.core.execution import ExecutionResult, RunRef, Verdict
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.task import TaskSpec
-from agent_pipelines.engine.launch import Launch
-from agent_pipelines.engine.ticks import Tick
+from agent_pipelines.core.trigger import trigger_name
+from agent_pipelines.engine.handover import ASKED_OF_DAGSTER
+from agent_pipelines.engine.launch import Launch, launch_of
+from agent_pipelines.engine.ticks import Lane, Tick
 from agent_pipelines.hub import Hub
 from agent_pipelines.runtimes.base import Capabilities, Runtime, RuntimeConfig
 from agent_pipelines.runtimes.fleet import Agent, Node
+from agent_pipelines.store.tables import triggers as trigger_table
 
 
 def instant(text: str) -> int:
@@ -61,6 +66,7 @@ class Deployment:
     hub: Hub
     instance: dg.DagsterInstance
     clock: ManualClock
+    watch: "type[SensorLoop] | type[BoardLoop]" = field(default_factory=lambda: SensorLoop)
 
     def ticks(self, task: str = "report", trigger: str | None = None) -> list[Tick]:
         """The ticks of a task, oldest first."""
@@ -160,6 +166,90 @@ class SensorLoop:
         if not lost:
             self.cursor = found.cursor
         return [_launch(request) for request in requests]
+
+
+@dataclass
+class BoardLoop:
+    """Our daemon's loop over the triggers of one task: it looks, and launches what it has claimed.
+
+    One that restarts begins each look in a new process.
+    """
+
+    deployment: Deployment
+    task: TaskSpec
+    source: Literal["declared", "registered"] = "declared"
+    lane: Lane = "run"
+    restarts: bool = False
+    jobs: list[str] = field(default_factory=list)
+    board: TriggerWatch | None = None
+
+    def __post_init__(self) -> None:
+        self.put()
+
+    def put(self, state: Literal["on", "off", "paused"] = "on", **more: Any) -> None:
+        """Say what the task's triggers are."""
+        hub = self.deployment.hub
+        values = {"source": self.source, "lane": self.lane, "spec_hash": self.task.spec_hash, "actor": "kim", **more}
+        with hub.database.transaction() as connection:
+            for trigger in self.task.triggers:
+                hub.triggers.put(connection, self.task.key, trigger, state=state, **values)
+
+    def look(self) -> int:
+        """One look, nothing launched; how many ticks were claimed."""
+        if self.board is None or self.restarts:
+            self.board = TriggerWatch(self.deployment.hub, self.deployment.instance)
+        return self.board.look()
+
+    def evaluate(self, *, after: float = 5, lost: bool = False) -> list[Launch]:
+        """Let `after` seconds pass, look and launch. `lost`: the daemon dies before it launches."""
+        hub = self.deployment.hub
+        self.deployment.clock.time += round(after * 1_000_000)
+        self.look()
+        with hub.database.transaction() as connection:
+            ours = [tick for tick in hub.ticks.open(connection) if tick.run_id is None and not _asked_of_dagster(tick)]
+            if lost:
+                self.board = None
+            else:
+                assert all(hub.ticks.reserve(connection, tick.id, new_id()) for tick in ours)
+        found = [launch_of(tick) for tick in ours]
+        self.jobs = [job for job, _, _ in found]
+        return [launch for _, launch, _ in found]
+
+    @property
+    def why(self) -> str:
+        """What the sensor of the task says meanwhile of what waits."""
+        hub, sensor = self.deployment.hub, SensorLoop(self.deployment, self.task)
+        with hub.database.transaction() as connection:
+            hub.daemons.beat(connection, "daemon", "leader")
+        assert sensor.evaluate(after=0) == []
+        with hub.database.transaction() as connection:
+            hub.daemons.stop(connection, "daemon")
+        assert sensor.why is not None
+        what, _, notes = sensor.why.partition("; ")
+        names = ", ".join(map(trigger_name, self.task.triggers))
+        assert what == f"watched each second by the agent-pipelines daemon: {names}"
+        return "; ".join(note for note in notes.split("; ") if "wait for their runs" not in note)
+
+    @property
+    def cursor(self) -> Mapping[str, Any] | None:
+        """The positions of the task's first trigger. None makes it one that is new."""
+        with self.deployment.hub.database.reading() as connection:
+            (row, *_) = self.deployment.hub.triggers.list(connection, task=self.task.key)
+            return row.marks
+
+    @cursor.setter
+    def cursor(self, value: Mapping[str, Any] | None) -> None:
+        self.board = None
+        if value is None:
+            self.put("off")
+            self.put()
+        else:
+            with self.deployment.hub.database.transaction() as connection:
+                connection.execute(sa.update(trigger_table).values(marks=dict(value)))
+
+
+def _asked_of_dagster(tick: Tick) -> bool:
+    return ASKED_OF_DAGSTER.items() <= tick.inputs.items()
 
 
 def _launch(request: dg.RunRequest) -> Launch:

@@ -27,12 +27,28 @@ def test_a_secret_that_contains_another_vanishes_whole() -> None:
         "postgresql://kim:hunter22@db/x",
         "eyJhbGciOiJI.eyJzdWIiOiIx.SflKxwRJSM",
         "AKIAIOSFODNN7EXAMPLE",
+        "authorization: BASIC QWxhZGRpbjpvcGVu=",
+        "xoxb-123456789012-abcdef",
+        "GLPAT-abcdefghijklmnop",
+        "AIzaSyA1234567890abcdef",
+        "-----BEGIN PRIVATE KEY-----MIIEvQIBADANBg",
     ],
 )
 def test_text_in_the_shape_of_a_credential_vanishes(text: str) -> None:
     cleaned = Redactor().text(text)
     assert REPLACEMENT in cleaned
-    for secret in ("abcdefgh12345678", "sk-proj", "ghp_", "hunter22", "eyJzdWIi", "IOSFODNN7"):
+    for secret in (
+        "abcdefgh12345678",
+        "sk-proj",
+        "ghp_",
+        "hunter22",
+        "eyJzdWIi",
+        "IOSFODNN7",
+        "QWxh",
+        "123456",
+        "abcdefghijklm",
+        "MIIE",
+    ):
         assert secret not in cleaned
 
 

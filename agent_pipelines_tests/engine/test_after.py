@@ -85,6 +85,7 @@ def test_what_always_holds(verdict: Verdict | None, rehearsed: bool) -> None:
                 assert rehearsed or now >= DUE + HOUR
             case Step.WAIT:
                 assert now < DUE + 3 * HOUR
+                assert now < decision.until <= DUE + 2 * HOUR + 1
         assert decision.logical_at == (DUE - 900 * HOUR if rehearsed else DUE) + HOUR
         assert rehearsed or decision.due_at == DUE + HOUR
 
@@ -92,7 +93,7 @@ def test_what_always_holds(verdict: Verdict | None, rehearsed: bool) -> None:
 def test_a_rehearsing_follower_has_its_own_logical_time() -> None:
     trigger = After(task="report", logical_time="1970-01-01T00:00:01Z")
     decision = decide(trigger, tick(Verdict.RAN), Execution(Status.SUCCEEDED), None, DUE)
-    assert decision == Decision(Step.RUN, "upstream succeeded", DUE, 1_000_000)
+    assert decision == Decision(Step.RUN, "upstream succeeded", DUE, 1_000_000, until=DUE + 6 * HOUR + 1)
 
 
 def test_an_execution_that_is_gone_from_the_record_is_said_to_be() -> None:

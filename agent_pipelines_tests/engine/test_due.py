@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent_pipelines.core.calendar import Calendar
 from agent_pipelines.core.clock import from_microseconds, to_microseconds
 from agent_pipelines.core.duration import Duration
 from agent_pipelines.core.trigger import After, AssetUpdate, At, Cron, Event, Interval, Trigger
-from agent_pipelines.engine.due import due_between, last_due, next_due
+from agent_pipelines.engine.due import begins_at, due_after, due_between, last_due, next_due, reason_not_to_run
 
 NEW_YORK = "America/New_York"
 SECOND = 1_000_000
@@ -113,6 +114,110 @@ def test_an_instant_is_due_once() -> None:
     assert list(due_between(trigger, 0, 2 * at)) == [at]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("* 30 2 * * *", ["03:00:00"]),  # sixty times in one instant
+        ("10 30 2 * * *", ["03:00:00"]),
+        ("20,40 59 1 * * *", ["01:59:20", "01:59:40"]),
+        ("0,30 59,0 1,3 * * *", ["01:00:00", "01:00:30", "01:59:00", "01:59:30", "03:00:00", "03:00:30", "03:59:00", "03:59:30"]),
+        ("* */30 2 * * *", []),  # counts time as it passes, and there is none
+    ],
+)
+def test_seconds_when_the_clock_is_set_forward(text: str, expected: list[str]) -> None:
+    trigger = Cron(cron=text, seconds="first", timezone=NEW_YORK)
+    found = due_between(trigger, instant("2026-03-08T00:59:59-05:00"), instant("2026-03-08T03:59:59-04:00"))
+    assert [from_microseconds(each).astimezone(ZoneInfo(NEW_YORK)).strftime("%H:%M:%S") for each in found] == expected
+
+
+def test_seconds_may_stand_last() -> None:
+    first, last = Cron(cron="*/20 0 6 * * *", seconds="first"), Cron(cron="0 6 * * * */20", seconds="last")
+    assert list(islice(due_after(first, 0), 10)) == list(islice(due_after(last, 0), 10))
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        Cron(cron="0 * * * *", starts_at="2026-01-01T10:00Z", ends_at="2026-01-01T12:00Z"),
+        Interval(every=Duration(3_600), starts_at="2026-01-01T10:00Z", ends_at="2026-01-01T12:00Z"),
+    ],
+)
+def test_bounds_are_part_of_what_they_bound(trigger: Trigger) -> None:
+    first, middle, last = (instant(f"2026-01-01T{hour}:00Z") for hour in (10, 11, 12))
+    assert list(due_between(trigger, 0, 2 * last)) == list(due_after(trigger, 0)) == [first, middle, last]
+    assert list(due_between(trigger, first, middle)) == [middle]
+    assert next_due(trigger, 0) == first
+    assert next_due(trigger, middle) == last
+    assert next_due(trigger, last) is None
+    assert last_due(trigger, 2 * last) == last
+    assert last_due(trigger, middle + 1) == middle
+    assert last_due(trigger, first - 1) is None
+
+
+def test_bounds_may_lie_between_due_instants() -> None:
+    trigger = Cron(cron="0 6 * * *", starts_at="2026-01-01T06:00:01Z", ends_at="2026-01-03T05:59:59Z")
+    assert list(due_after(trigger, 0)) == [instant("2026-01-02T06:00Z")]
+    assert last_due(trigger, instant("2027-01-01T00:00Z")) == instant("2026-01-02T06:00Z")
+
+
+def test_an_instant_has_bounds_too() -> None:
+    trigger = At(at="2026-01-01T10:00Z", starts_at="2026-01-01T10:00Z", ends_at="2026-01-01T10:00Z")
+    assert list(due_after(trigger, 0)) == [instant("2026-01-01T10:00Z")]
+
+
+def test_without_jitter_and_spread_a_tick_begins_when_it_is_due() -> None:
+    for trigger in (cron("0 6 * * *"), Interval(every=Duration(60)), At(at="2026-01-01T10:00Z"), Event(event="push")):
+        assert begins_at(trigger, "app/report", 17) == 17
+
+
+def _tenths(later: list[int], length: int) -> list[int]:
+    return [sum(each * 10 // (length * SECOND) == tenth for each in later) for tenth in range(10)]
+
+
+def test_spread_parts_tasks_and_is_one_length_for_each() -> None:
+    trigger = Interval(every=Duration(60), spread=Duration(300))
+    later = [begins_at(trigger, f"app/task_{number}", 0) for number in range(2_000)]
+    assert all(0 <= each < 300 * SECOND and each % 1_000 == 0 for each in later)
+    assert len(set(later)) > 1_980
+    assert all(150 < count < 250 for count in _tenths(later, 300))
+    assert begins_at(trigger, "app/task_7", 60 * SECOND) == later[7] + 60 * SECOND
+
+
+def test_jitter_parts_the_ticks_of_a_task() -> None:
+    trigger = Interval(every=Duration(60), jitter=Duration(10))
+    due_at = [number * 60 * SECOND for number in range(2_000)]
+    later = [begins_at(trigger, "app/report", each) - each for each in due_at]
+    assert all(0 <= each < 10 * SECOND and each % 1_000 == 0 for each in later)
+    assert all(150 < count < 250 for count in _tenths(later, 10))
+    both = Interval(every=Duration(60), jitter=Duration(10), spread=Duration(300))
+    moved = begins_at(Interval(every=Duration(60), spread=Duration(300)), "app/report", 0)
+    assert [begins_at(both, "app/report", each) - each for each in due_at[:50]] == [moved + each for each in later[:50]]
+
+
+def test_the_beginning_is_the_same_on_all_machines() -> None:
+    trigger = Interval(every=Duration(60), jitter=Duration(10), spread=Duration(300))
+    assert begins_at(trigger, "app/report", 1_767_225_600_000_000) == 1767225761238000
+
+
+def test_a_length_below_a_millisecond_is_none() -> None:
+    assert begins_at(Interval(every=Duration(60), jitter=Duration(0.0004)), "app/report", 60) == 60
+
+
+def test_a_calendar_is_read_in_the_zone_of_the_trigger() -> None:
+    """The evening of 24 December in New York is Christmas in UTC."""
+    evening, calendar = instant("2026-12-24T20:00-05:00"), Calendar(country="US")
+    assert reason_not_to_run(Cron(cron="0 20 * * *", timezone=NEW_YORK, calendar=calendar), evening) is None
+    words = "2026-12-25 is a holiday in US: Christmas Day"
+    assert reason_not_to_run(Cron(cron="0 1 * * *", calendar=calendar), evening) == words
+    assert reason_not_to_run(Interval(every=Duration(3_600), calendar=calendar), evening) == words
+    assert reason_not_to_run(At(at="2026-12-25T01:00Z", calendar=calendar), evening) == words
+
+
+def test_without_a_calendar_there_is_no_reason_not_to_run() -> None:
+    for trigger in (cron("0 6 * * *"), Event(event="push")):
+        assert reason_not_to_run(trigger, instant("2026-12-25T06:00Z")) is None
+
+
 @pytest.mark.parametrize("trigger", [Event(event="e"), AssetUpdate(asset="a/b"), After(task="a/b")])
 def test_other_triggers_are_never_due_by_time(trigger: Trigger) -> None:
     assert next_due(trigger, 0) is None
@@ -142,7 +247,7 @@ _zones = st.sampled_from(
 _crons = st.builds(cron, _fields, _zones)
 _intervals = st.builds(
     lambda every, offset: Interval(every=Duration(every), offset=Duration(offset)),
-    st.floats(60, 10_000_000),
+    st.floats(1, 10_000_000),
     st.floats(0, 10_000_000),
 )
 _starts = st.datetimes(datetime(2024, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC)).map(to_microseconds) | st.sampled_from(

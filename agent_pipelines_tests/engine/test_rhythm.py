@@ -1,5 +1,6 @@
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 from dagster._utils.schedules import schedule_execution_time_iterator
@@ -127,3 +128,23 @@ def test_what_dagster_never_looks_at(cron: str, timezone: str, day: str, lost: l
         if not any(instant <= look < following for look in seen)
     ]
     assert [f"{instant:%H:%M}" for instant in never] == lost
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        interval("5s"),
+        interval("1h", "30s"),
+        Cron(cron="*/5 * * * * *", seconds="first"),
+        Cron(cron="0 6 * * * 30", seconds="last"),
+    ],
+)
+def test_of_a_trigger_to_the_second_each_minute_stands_in_the_place(trigger: Cron | Interval) -> None:
+    assert cron_lines(trigger) == EVERY_MINUTE
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0 30 6 * * mon-fri", "first"), ("30 6 * * mon-fri 0", "last")])
+def test_six_fields_that_are_due_at_whole_minutes_are_said_in_five(text: str, seconds: Literal["first", "last"]) -> None:
+    trigger = Cron(cron=text, seconds=seconds)
+    assert cron_lines(trigger) == ("30 6 * * mon-fri",)
+    assert looks(cron_lines(trigger)) == due(trigger)

@@ -17,8 +17,8 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from agent_pipelines.components.deployment import hub_of
 from agent_pipelines.engine.bulk_events import BulkSqliteEventLogStorage
-from agent_pipelines.engine.launcher import WatchedRunLauncher
 from agent_pipelines.engine.place import database_url
+from agent_pipelines.engine.warm import WarmRunLauncher
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -92,7 +92,7 @@ EXPECTED = {
 
 def test_one_machine(on_one_machine: dg.DagsterInstance, tmp_path: Path) -> None:
     assert settings(on_one_machine) == EXPECTED
-    assert isinstance(on_one_machine.run_launcher, WatchedRunLauncher)
+    assert isinstance(on_one_machine.run_launcher, WarmRunLauncher)
     assert isinstance(on_one_machine.event_log_storage, BulkSqliteEventLogStorage)
     assert some_job.execute_in_process(instance=on_one_machine).success
     assert (tmp_path / "event_log.db").exists()
@@ -101,6 +101,7 @@ def test_one_machine(on_one_machine: dg.DagsterInstance, tmp_path: Path) -> None
 
 def test_over_postgres(over_postgres: dg.DagsterInstance) -> None:
     assert settings(over_postgres) == EXPECTED
+    assert isinstance(over_postgres.run_launcher, WarmRunLauncher)
     assert some_job.execute_in_process(instance=over_postgres).success
     assert len(over_postgres.get_runs()) == 1
     url = sa.make_url(database_url(over_postgres))

@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ from agent_pipelines.core.secrets import redactor
 from agent_pipelines.execution.checks import Check
 from agent_pipelines.hub import Hub
 from agent_pipelines.ledger.stored import StoredAttempt, StoredExecution
+from agent_pipelines.store.database import Connection, Operation
 from agent_pipelines_tests.execution.conftest import Execute, invocation, spec
 from agent_pipelines_tests.execution.scripted import HANG, ScriptedRuntime, agent
 
@@ -97,6 +99,56 @@ def test_a_success_leaves_the_whole_record(hub: Hub, execute: Execute) -> None:
     assert tick is not None
     assert (tick.verdict, tick.execution_id) == (Verdict.RAN, result.execution_id)
     assert [(row.kind, row.execution_id) for row in outbox] == [("execution.succeeded", result.execution_id)]
+
+
+def test_a_record_is_the_same_if_every_write_is_done_twice(hub: Hub, execute: Execute, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = hub.database.write
+
+    async def twice(operation: Operation[Any]) -> Any:
+        def undone(connection: Connection) -> None:
+            operation(connection)
+            raise KeyError("another of the group has failed")
+
+        with pytest.raises(KeyError):
+            await once(undone)
+        return await once(operation)
+
+    monkeypatch.setattr(hub.database, "write", twice)
+    result = execute(ScriptedRuntime([Text(text="Hm"), DOWN], [Text(text="Ha"), "done"]), spec=spec(prompt="Go", emits="gone"))
+    assert (result.status, result.attempts) == (Status.SUCCEEDED, 2)
+    assert [attempt.status for attempt in _attempts(hub, result)] == ["failed", "succeeded"]
+    with hub.database.reading() as connection:
+        entries = hub.ledger.journal.read(connection, result.execution_id)
+        names = sorted(span.name for span in hub.ledger.spans.read(connection, result.execution_id))
+        outbox = hub.ledger.outbox.after(connection, 0)
+        assert result.session_id is not None
+        turns = hub.sessions.turns(connection, result.session_id)
+    assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
+    assert names == ["admit", "compose", "execute app/job", "invoke_agent worker", "invoke_agent worker", "settle"]
+    assert len(outbox) == len(turns) == 1
+
+
+def test_an_attempt_that_began_while_its_execution_was_cancelled_ends_with_it(
+    hub: Hub, execute: Execute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = hub.database.write
+    writes: list[str] = []
+
+    async def cancelled_at_the_second(operation: Operation[Any]) -> Any:
+        result = await write(operation)
+        writes.append("done")
+        if len(writes) == 2:
+            raise asyncio.CancelledError
+        return result
+
+    monkeypatch.setattr(hub.database, "write", cancelled_at_the_second)
+    runtime = ScriptedRuntime(["never asked"])
+    with pytest.raises(asyncio.CancelledError):
+        execute(runtime)
+    with hub.database.reading() as connection:
+        [stored] = hub.executions.list(connection)
+        [attempt] = hub.executions.attempts_of(connection, stored.id)
+    assert (stored.status, attempt.status, runtime.seen) == (Status.CANCELLED, "cancelled", [])
 
 
 def test_two_failures_then_success_are_three_attempts_with_their_errors(hub: Hub, clock: ManualClock, execute: Execute) -> None:

@@ -1,38 +1,15 @@
 from datetime import datetime
-from typing import Any
-
-import pytest
 
 from agent_pipelines.core.clock import isoformat, to_microseconds
 from agent_pipelines.core.task import TaskSpec
-from agent_pipelines.insight.tasks import KnownTask, TaskOverview, describe, overview, recorded_tasks
+from agent_pipelines.insight.tasks import KnownTask, TaskOverview, overview, recorded_tasks
 from agent_pipelines_tests.insight.filled import CHECKER, DIGEST, Filled
 
 
 def look(filled: Filled, spec: TaskSpec, *, is_declared: bool = True, **switched: bool) -> TaskOverview:
     task = KnownTask(spec, "defs.yaml:2", is_declared)
     hub = filled.hub
-    return overview(hub.database, hub.ledger, task, now=hub.clock.now(), switched=switched)
-
-
-@pytest.mark.parametrize(
-    ("trigger", "words"),
-    [
-        ({"kind": "cron", "cron": "0 6 * * *"}, "cron 0 6 * * *"),
-        ({"kind": "cron", "cron": "0 6 * * *", "timezone": "Europe/Berlin"}, "cron 0 6 * * * Europe/Berlin"),
-        ({"kind": "interval", "every": "15m"}, "every 15m"),
-        ({"kind": "interval", "every": "1h 30m"}, "every 90m"),
-        ({"kind": "interval", "every": "90s"}, "every 90s"),
-        ({"kind": "at", "at": "2027-01-01T09:00:00+01:00"}, "at 2027-01-01T09:00:00+01:00"),
-        ({"kind": "event", "event": "commit.pushed"}, "event commit.pushed"),
-        ({"kind": "asset", "asset": "sales/orders"}, "asset sales/orders"),
-        ({"kind": "after", "task": "other"}, "after other"),
-        ({"kind": "after", "task": "other", "offset": "15m"}, "after other + 15m"),
-    ],
-)
-def test_triggers_in_words(trigger: dict[str, Any], words: str) -> None:
-    values = {"name": "job", "intent": "Work", "agent": "worker", "triggers": [trigger]}
-    assert describe(TaskSpec.model_validate(values).triggers[0]) == words
+    return overview(hub.database, hub.ledger, hub.triggers, task, now=hub.clock.now(), switched=switched)
 
 
 def test_a_task_with_its_newest_execution_and_next_due_instant(filled: Filled) -> None:

@@ -147,6 +147,23 @@ def test_an_unknown_price_makes_the_total_unknown_not_low(database: Database, ex
     assert (closed.input_tokens, closed.cost_usd) == (20, None)
 
 
+def test_a_free_attempt_and_one_that_spent_nothing_leave_the_total_known(database: Database, executions: Executions) -> None:
+    execution_id = _admit(database, executions, _invocation(), RunRef(run_id="a")).execution.id
+    spent = [Usage(input_tokens=0, output_tokens=0), Usage(), Usage(output_tokens=7, cost_usd=0.5)]
+    with database.transaction() as connection:
+        for number, usage in enumerate(spent, start=1):
+            executions.start_attempt(connection, execution_id, number, run_id="a", agent="x", node="n")
+            executions.finish_attempt(connection, execution_id, number, "succeeded", usage=usage)
+        closed = executions.close(connection, execution_id, Status.SUCCEEDED)
+    assert closed.usage == Usage(input_tokens=0, output_tokens=7, cost_usd=0.5)
+
+
+def test_an_execution_without_attempts_has_spent_nothing_that_is_known(database: Database, executions: Executions) -> None:
+    execution_id = _admit(database, executions, _invocation(), RunRef(run_id="a")).execution.id
+    with database.transaction() as connection:
+        assert executions.close(connection, execution_id, Status.SKIPPED, reason="none").usage == Usage()
+
+
 def test_pages_stay_stable_while_rows_are_added(database: Database, executions: Executions) -> None:
     for number in range(7):
         _admit(database, executions, _invocation(f"old-{number}"), RunRef(run_id=f"r{number}"))

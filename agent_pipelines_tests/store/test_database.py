@@ -38,6 +38,31 @@ def test_writes_of_one_group_are_all_durable_and_one_failure_harms_no_other(data
         assert connection.execute(sa.select(outbox.c.kind).distinct()).scalars().all() == ["kept"]
 
 
+def test_an_operation_that_the_database_refuses_harms_no_other_of_its_group(database: Database) -> None:
+    holding, tries = threading.Event(), list[str]()
+
+    def add(kind: str, *, at: int | None = 1) -> Callable[[sa.Connection], str]:
+        def operation(connection: sa.Connection) -> str:
+            tries.append(kind)
+            _insert(connection, f"{kind}, first row")
+            row = {"workspace": "w", "application": "a", "task": "t", "kind": kind, "body": {}, "created_at": at}
+            connection.execute(outbox.insert(), row)  # on PostgreSQL its refusal ends the whole transaction
+            return kind
+
+        return operation
+
+    # The first operation keeps the writer busy until all others wait, so that these share a group.
+    database.submit(lambda _: holding.wait(10))
+    futures = [database.submit(add("a")), database.submit(add("refused", at=None)), database.submit(add("b"))]
+    holding.set()
+    assert (futures[0].result(30), futures[2].result(30)) == ("a", "b")
+    assert isinstance(futures[1].exception(30), sa.exc.IntegrityError)
+    assert tries == ["a", "refused", "a", "refused", "b"]
+    with database.reading() as connection:
+        kinds = connection.execute(sa.select(outbox.c.kind).order_by(outbox.c.seq)).scalars().all()
+    assert kinds == ["a, first row", "a", "b, first row", "b"]
+
+
 def test_a_forked_child_writes_with_connections_of_its_own(database: Database) -> None:
     database.submit(lambda c: _insert(c, "parent")).result()
     pid = os.fork()

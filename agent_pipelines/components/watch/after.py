@@ -3,11 +3,10 @@
 from dataclasses import replace
 
 from agent_pipelines.components.watch.cursor import TriggerCursor
-from agent_pipelines.components.watch.sight import Due, Look, Repair, Repaired, Sight, marked
+from agent_pipelines.components.watch.sight import Due, Look, Repair, Repaired, Sight, Waiting, marked, task_at
 from agent_pipelines.core.clock import isoformat
-from agent_pipelines.core.execution import Verdict
+from agent_pipelines.core.execution import Status, Verdict
 from agent_pipelines.core.invocation import Origin
-from agent_pipelines.core.task import TaskKey
 from agent_pipelines.core.trigger import After, trigger_name
 from agent_pipelines.engine.after import Decision, Step, decide, repair_has_begun
 from agent_pipelines.engine.launch import Launch
@@ -18,26 +17,28 @@ from agent_pipelines.store.database import Connection
 
 # A tick becomes visible when its transaction is over; by then later ones may have been seen.
 _OVERLAP = 120 * 1_000_000
+_PAGE = 500
 
 
 def watch_after(look: Look, trigger: After, cursor: TriggerCursor) -> Sight:
     """Due with each tick of the other task that is due since the trigger was first watched, once `decide` says so."""
-    path = look.spec.resolve(trigger.task)
-    upstream = upstream_key(look, path)
+    upstream = task_at(trigger.task, look.task)
+    path = f"{upstream[1]}/{upstream[2]}"
     due: list[Due] = []
     repairs: list[Repair] = []
     repaired: list[Repaired] = []
-    waiting: list[str] = []
+    waiting: list[Waiting] = []
     open_seqs: list[int] = []
     with look.hub.database.reading() as connection:
         last_seq = look.hub.ticks.last_seq(connection)
         ticks = look.hub.ticks.unfollowed(
             connection,
             upstream,
-            look.spec.key,
+            look.task,
             trigger_name(trigger),
             due_from=cursor.first,
             after=cursor.marks.get("after", 0),
+            limit=_PAGE,
         )
         for tick in ticks:
             execution, repair = _outcome(look.hub, connection, tick)
@@ -47,27 +48,35 @@ def watch_after(look: Look, trigger: After, cursor: TriggerCursor) -> Sight:
             open_seqs.append(tick.seq)
             match decision.step:
                 case Step.WAIT:
-                    waiting.append(f"{path} of {isoformat(tick.due_at)}: {decision.reason}")
+                    words = f"{path} of {isoformat(tick.due_at)}: {decision.reason}"
+                    # The execution of a repaired launch is not named by the tick, so nothing tells that it has begun.
+                    until = look.now if tick.verdict is Verdict.LAUNCH_FAILED else decision.until
+                    waiting.append(Waiting(words, until, _watched(tick, execution, repair)))
                 case Step.REPAIR:
                     repairs.append(_repair(path, tick, execution))
+                    waiting.append(Waiting(f"{path} of {isoformat(tick.due_at)}: {decision.reason}", look.now))
                 case Step.RUN | Step.SKIP if len(due) < look.limit:
                     due.append(_due(path, tick, execution, _unless_done(look, connection, execution, decision)))
                 case _:
                     pass
-    return Sight(_moved(cursor, look.now, last_seq, open_seqs), due, repairs, repaired, waiting)
+    more = len(ticks) == _PAGE or len(due) == look.limit
+    return Sight(_moved(cursor, look.now, last_seq, open_seqs), due, repairs, repaired, waiting, more)
 
 
-def upstream_key(look: Look, path: str) -> TaskKey:
-    """The key of the task at a path, in the workspace of the one that looks."""
-    application, _, name = path.partition("/")
-    return (look.spec.workspace, application, name)
+def _watched(tick: Tick, execution: StoredExecution | None, repair: Tick | None) -> frozenset[str]:
+    """What is to be kept an eye on while a follower waits; nothing if the upstream has ended for good."""
+    if tick.verdict in (Verdict.SKIPPED, Verdict.MISSED):
+        return frozenset()
+    if execution is not None and execution.status in (Status.SUCCEEDED, Status.SKIPPED):
+        return frozenset()
+    return frozenset(each.id for each in (tick, execution, repair) if each is not None)
 
 
 def _unless_done(look: Look, connection: Connection, execution: StoredExecution | None, decision: Decision) -> Decision:
     """The decision, unless the follower has run together with its upstream, as when somebody materializes both."""
     if decision.step is not Step.RUN or execution is None:
         return decision
-    if look.hub.executions.of_run(connection, execution.run_id, look.spec.key) is None:
+    if look.hub.executions.of_run(connection, execution.run_id, look.task) is None:
         return decision
     return replace(decision, step=Step.SKIP, reason=f"ran together with its upstream, in run {execution.run_id}")
 
@@ -128,7 +137,7 @@ def _repair(path: str, tick: Tick, execution: StoredExecution | None) -> Repair:
         resume=True,
     )
     inputs = {"launch": launch.model_dump(mode="json"), "resumptions": None if execution is None else execution.resumptions}
-    return Repair(tick.task_key, tick.id if execution is None else execution.id, launch, dict(inputs))
+    return Repair(tick, tick.id if execution is None else execution.id, launch, dict(inputs))
 
 
 def _moved(cursor: TriggerCursor, now: int, last_seq: int, open_seqs: list[int]) -> TriggerCursor:

@@ -6,6 +6,7 @@ from pydantic import JsonValue
 
 from agent_pipelines.components.watch.cursor import TriggerCursor
 from agent_pipelines.components.watch.sight import Due, Look, Sight, marked
+from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.trigger import Event, trigger_name
 from agent_pipelines.engine.inbox import InboxEvent
@@ -18,7 +19,7 @@ _PAGES = 20
 
 def watch_event(look: Look, trigger: Event, cursor: TriggerCursor) -> Sight:
     """Due for each event of the type that matches. Those that do not match are read again only while they are recent."""
-    since = max(cursor.first, cursor.marks.get("since", cursor.first))
+    since = seen_since(cursor)
     due: list[Due] = []
     scanned = since
     unread_from = look.now
@@ -28,17 +29,24 @@ def watch_event(look: Look, trigger: Event, cursor: TriggerCursor) -> Sight:
             break
         scanned = event.received_at
         if matches(trigger.match, event.payload):
-            due.append(
-                Due(
-                    Origin.EVENT,
-                    event.id,
-                    event.received_at,
-                    trigger.logical_at(event.received_at),
-                    {"event_id": event.id},
-                    event.payload,
-                )
-            )
-    return Sight(marked(cursor, since=max(since, min(unread_from, look.now) - _OVERLAP)), due=due)
+            due.append(due_by(trigger, event))
+    return Sight(all_seen(cursor, min(unread_from, look.now)), due=due, more=unread_from != look.now)
+
+
+def due_by(trigger: Event, event: InboxEvent) -> Due:
+    """What an event that matches makes due."""
+    logical_at = trigger.logical_at(event.received_at)
+    return Due(Origin.EVENT, event.id, event.received_at, logical_at, {"event_id": event.id}, event.payload)
+
+
+def seen_since(cursor: TriggerCursor) -> Microseconds:
+    """Events received before this instant are nothing to a trigger, or have been seen."""
+    return max(cursor.first, cursor.marks.get("since", cursor.first))
+
+
+def all_seen(cursor: TriggerCursor, before: Microseconds) -> TriggerCursor:
+    """The cursor of a trigger that has seen every event that was received before an instant and is visible."""
+    return marked(cursor, since=max(seen_since(cursor), before - _OVERLAP))
 
 
 def matches(wanted: Mapping[str, JsonValue], payload: Mapping[str, JsonValue]) -> bool:
@@ -55,7 +63,7 @@ def _events(look: Look, trigger: Event, since: int) -> Iterator[InboxEvent | Non
     for _ in range(_PAGES):
         with look.hub.database.reading() as connection:
             page = look.hub.inbox.unclaimed(
-                connection, look.spec.key, trigger_name(trigger), trigger.event, since=since, beyond=last, limit=_PAGE
+                connection, look.task, trigger_name(trigger), trigger.event, since=since, beyond=last, limit=_PAGE
             )
         yield from page
         if len(page) < _PAGE:

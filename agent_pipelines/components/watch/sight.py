@@ -10,7 +10,7 @@ from agent_pipelines.components.watch.cursor import TriggerCursor
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.invocation import Origin
-from agent_pipelines.core.task import TaskKey, TaskSpec
+from agent_pipelines.core.task import TaskKey
 from agent_pipelines.engine.launch import Launch
 from agent_pipelines.engine.ticks import Tick
 from agent_pipelines.hub import Hub
@@ -18,13 +18,20 @@ from agent_pipelines.hub import Hub
 
 @dataclass(frozen=True)
 class Look:
-    """The circumstances of one evaluation of a task's sensor; `limit` is how many ticks it may claim."""
+    """The circumstances of one look at a trigger of a task; `limit` is how many ticks may be claimed."""
 
     hub: Hub
     instance: DagsterInstance
-    spec: TaskSpec
+    task: TaskKey
     now: Microseconds
     limit: int
+
+
+def task_at(path: str, of: TaskKey) -> TaskKey:
+    """The key of the task that another one names: a bare name means its application, and any path its workspace."""
+    workspace, own, _ = of
+    application, _, name = path.rpartition("/")
+    return (workspace, application or own, name)
 
 
 @dataclass(frozen=True)
@@ -43,9 +50,9 @@ class Due:
 
 @dataclass(frozen=True)
 class Repair:
-    """A failed upstream that is to run once more."""
+    """A failed upstream that is to run once more, for one of its ticks."""
 
-    task: TaskKey
+    tick: Tick
     occurrence: str
     launch: Launch
     inputs: dict[str, JsonValue]
@@ -61,14 +68,27 @@ class Repaired:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """Something that is not due yet, in words.
+
+    It is worth another look at `until`, or when one of the ticks and executions whose ids are in `on` changes.
+    """
+
+    words: str
+    until: Microseconds
+    on: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Sight:
-    """What was found, why the rest waits, and how far the trigger has looked now."""
+    """What was found, why the rest waits, and how far the trigger has looked now; `more` if the limit left something behind."""
 
     cursor: TriggerCursor
     due: list[Due] = field(default_factory=list[Due])
     repairs: list[Repair] = field(default_factory=list[Repair])
     repaired: list[Repaired] = field(default_factory=list[Repaired])
-    waiting: list[str] = field(default_factory=list[str])
+    waiting: list[Waiting] = field(default_factory=list[Waiting])
+    more: bool = False
 
 
 def marked(cursor: TriggerCursor, **marks: Any) -> TriggerCursor:

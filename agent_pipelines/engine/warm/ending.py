@@ -1,0 +1,51 @@
+"""How a run's process is made to end."""
+
+import signal
+import time
+
+from agent_pipelines.engine.warm.identity import ProcessIdentity
+
+_POLL = 0.05
+_KILLED = 10.0  # seconds in which a killed process is gone, unless it waits for a device
+
+
+class Ending:
+    """Asks a process, then tells its whole group, then kills the group."""
+
+    def __init__(self, process: ProcessIdentity, *, grace_after_interrupt: float, grace_after_terminate: float) -> None:
+        self._process = process
+        self._interrupt_at = time.monotonic()
+        self._terminate_at = self._interrupt_at + grace_after_interrupt
+        self._kill_at = self._terminate_at + grace_after_terminate
+        self._sent: signal.Signals | None = None
+
+    def proceed(self) -> None:
+        """Send what is due by now. A kill is repeated: the group may just be starting another process."""
+        now = time.monotonic()
+        if now >= self._kill_at:
+            self._process.send_group(signal.SIGKILL)
+            self._sent = signal.SIGKILL
+        elif now >= self._terminate_at and self._sent is not signal.SIGTERM:
+            self._process.send_group(signal.SIGTERM)
+            self._sent = signal.SIGTERM
+        elif self._sent is None:
+            self._process.send(signal.SIGINT)
+            self._sent = signal.SIGINT
+
+    def wait(self) -> None:
+        """Proceed until the process is gone."""
+        while self._process.is_alive():
+            self.proceed()
+            time.sleep(_POLL)
+
+
+def kill(process: ProcessIdentity) -> bool:
+    """Kill a process with its group, and wait until it is gone; whether it is."""
+    deadline = time.monotonic() + _KILLED
+    process.send_group(signal.SIGKILL)
+    while process.is_alive():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL)
+        process.send_group(signal.SIGKILL)
+    return True

@@ -1,0 +1,1 @@
+"""Dagster's web server with an HTTP interface of ours beside it."""

@@ -1,0 +1,67 @@
+"""The HTTP interface: a request is read, one operation works on it outside the event loop, and its answer is rendered."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from agent_pipelines.core.declared import Declared
+from agent_pipelines.core.secrets import redactor
+from agent_pipelines.hub import Hub
+from agent_pipelines.web.call import Call
+from agent_pipelines.web.guard import Guard
+from agent_pipelines.web.openapi import document
+from agent_pipelines.web.operation import Answer, Operation
+from agent_pipelines.web.problem import answer_to, problem
+from agent_pipelines.web.records import RecordOperations
+from agent_pipelines.web.tasks import TaskOperations
+from agent_pipelines.web.token import ApiToken
+
+PREFIX = "/api/v1"
+"""Where the interface is mounted."""
+
+
+def operations(hub: Hub, declared: Callable[[], Declared]) -> Sequence[Operation]:
+    """All operations of the interface, the description of the others among them."""
+    others = [*TaskOperations(hub, declared).all(), *RecordOperations(hub).all()]
+
+    def describe(_: Call) -> Answer:
+        return HTTPStatus.OK, document([*others, description], PREFIX)
+
+    description = Operation("GET", "/openapi.json", "This description.", describe)
+    return [*others, description]
+
+
+def build_api(hub: Hub, token: ApiToken, declared: Callable[[], Declared]) -> Starlette:
+    """The interface as an application. `declared` tells what registered tasks may refer to."""
+    offered = operations(hub, declared)
+    return Starlette(
+        routes=[Route(each.path, _endpoint(each), methods=[each.method]) for each in offered],
+        middleware=[Middleware(Guard, token=token, open_paths={each.path for each in offered if each.is_open})],
+        exception_handlers={HTTPException: _refuse},
+    )
+
+
+def _endpoint(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        try:
+            call = await Call.of(request)
+            status, body = await asyncio.to_thread(operation.work, call)
+        except Exception as error:
+            return answer_to(error)
+        return JSONResponse(redactor.value(body), status, headers={"Cache-Control": "no-store"})
+
+    return answer
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    words = f"{request.method} {request.url.path} is not offered; GET {PREFIX}/openapi.json describes what is"
+    return problem(status, words if status in (404, 405) else error.detail, headers=error.headers)

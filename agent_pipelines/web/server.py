@@ -1,0 +1,36 @@
+"""Serving the web server until it is asked to stop."""
+
+import ipaddress
+import socket
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from agent_pipelines.core.errors import AgentPipelinesError
+
+
+class AddressError(AgentPipelinesError):
+    """The address cannot be listened on."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take an address; port 0 is any that is free. Raises AddressError if it cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        words = "stop what uses it, or choose another with --port"
+        raise AddressError(f"{host}:{port} cannot be listened on ({error.strerror}): {words}") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve(app: ASGIApp, listening: socket.socket) -> None:
+    """Answer requests until SIGINT or SIGTERM."""
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run([listening])

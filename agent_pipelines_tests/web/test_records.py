@@ -1,0 +1,29 @@
+from starlette.testclient import TestClient
+
+from agent_pipelines_tests.insight.filled import Filled
+from agent_pipelines_tests.web.conftest import client_of
+
+
+def test_executions_are_listed_and_shown(filled: Filled) -> None:
+    results = filled.everything()
+    with client_of(filled.hub) as client:
+        first = client.get("/executions", params={"limit": 2}).json()
+        assert len(first["executions"]) == 2
+        assert "invocation" not in first["executions"][0]
+        rest = client.get("/executions", params={"before": first["next_before"], "limit": 100}).json()
+        assert rest["next_before"] is None
+        shown = client.get(f"/executions/{results[0].execution_id}").json()
+        assert shown["execution"]["id"] == results[0].execution_id
+        assert [attempt["number"] for attempt in shown["attempts"]][:1] == [1]
+        failed = client.get("/executions", params={"status": "failed"}).json()["executions"]
+        assert {execution["status"] for execution in failed} == {"failed"}
+        assert client.get("/executions/nothing").status_code == 404
+
+
+def test_an_event_is_taken_once(client: TestClient) -> None:
+    event = {"type": "mail.received", "data": {"from": "kim"}, "key": "m1"}
+    first = client.post("/events", json=event)
+    again = client.post("/events", json=event)
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json() == {"id": first.json()["id"], "new": False}
+    assert client.post("/events", json={"data": {}}).json()["errors"][0]["field"] == "type"
