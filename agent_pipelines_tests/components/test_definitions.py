@@ -363,14 +363,14 @@ def test_a_long_chain_of_tasks_is_no_circle(project: Project) -> None:
     project.agent().task("t0")
     for number in range(1, 40):
         project.task(f"t{number}", f"dependencies: [t{number - 1}]")
-    assert len(list(project.load().assets or ())) == 41  # and the one of registered tasks
+    assert len(list(project.load().assets or ())) == 40 + 2  # and the ticks, and the registered tasks
 
 
 def test_the_name_works_as_a_function_whatever_was_imported_first(project: Project) -> None:
     project.agent().task("digest")
     module = importlib.import_module("agent_pipelines.definitions")
     for load in (module, module.definitions, definitions, agent_pipelines.definitions):
-        assert len(list(load(project.root).assets or ())) == 2  # and the one of registered tasks
+        assert len(list(load(project.root).assets or ())) == 1 + 2  # and the ticks, and the registered tasks
 
 
 def test_the_public_names() -> None:
