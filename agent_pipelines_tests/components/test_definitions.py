@@ -25,7 +25,8 @@ def test_a_project_loads_with_its_defaults(project: Project) -> None:
     assert set(repository.job_names) == {*own, "agent_pipelines__burst__default"}
     assert [schedule.name for schedule in repository.schedule_defs] == ["default__digest__cron"]
     sensors = {sensor.name for sensor in repository.sensor_defs}
-    assert sensors == {"agent_pipelines__reconciler", "agent_pipelines__bursts__default"}
+    every = {"agent_pipelines__reconciler", "agent_pipelines__witness", "agent_pipelines__bursts__default"}
+    assert sensors == every
     assert dg.AssetKey("registered_tasks") in repository.asset_graph.get_all_asset_keys()
     assert defs.executor is dg.in_process_executor
     assert set(repository.get_top_level_resources()) == {"agent_writer"}
