@@ -25,7 +25,8 @@ def test_a_project_loads_with_its_defaults(project: Project) -> None:
     assert set(repository.job_names) == {*own, "agent_pipelines__burst__default"}
     assert [schedule.name for schedule in repository.schedule_defs] == ["default__digest__cron"]
     sensors = {sensor.name for sensor in repository.sensor_defs}
-    assert sensors == {"agent_pipelines__reconciler", "agent_pipelines__bursts__default"}
+    every = {"agent_pipelines__reconciler", "agent_pipelines__witness", "agent_pipelines__bursts__default"}
+    assert sensors == every
     assert dg.AssetKey("registered_tasks") in repository.asset_graph.get_all_asset_keys()
     assert defs.executor is dg.in_process_executor
     assert set(repository.get_top_level_resources()) == {"agent_writer"}
@@ -363,14 +364,14 @@ def test_a_long_chain_of_tasks_is_no_circle(project: Project) -> None:
     project.agent().task("t0")
     for number in range(1, 40):
         project.task(f"t{number}", f"dependencies: [t{number - 1}]")
-    assert len(list(project.load().assets or ())) == 40 + 2  # and the ticks, and the one of registered tasks
+    assert len(list(project.load().assets or ())) == 40 + 2  # and the ticks, and the registered tasks
 
 
 def test_the_name_works_as_a_function_whatever_was_imported_first(project: Project) -> None:
     project.agent().task("digest")
     module = importlib.import_module("agent_pipelines.definitions")
     for load in (module, module.definitions, definitions, agent_pipelines.definitions):
-        assert len(list(load(project.root).assets or ())) == 1 + 2  # and the ticks, and the one of registered tasks
+        assert len(list(load(project.root).assets or ())) == 1 + 2  # and the ticks, and the registered tasks
 
 
 def test_the_public_names() -> None:
