@@ -129,7 +129,7 @@ def _conclusion(books: "Books") -> str:
     if books.watched == 0:
         return f"{period}: no daemon of agent-pipelines kept the time; nothing to audit"
     if books.closes:
-        return f"{period}: closes; {total.due} due, all accounted for; {books.watched} triggers were on"
+        return f"{period}: closes; {total.due} due, all accounted for; triggers: {books.watched}"
     return f"{period}: does not close; of {total.due} due: {', '.join(books.problems)}"
 
 

@@ -25,6 +25,7 @@ def web(
 
     The interface is below /api/v1 and wants the token of the deployment, which is made at the first start.
     """
+    from agent_pipelines.engine.exact_times import show_exact_times
     from agent_pipelines.engine.web_context import web_context
     from agent_pipelines.web.app import build_app
     from agent_pipelines.web.server import is_loopback, listen, serve
@@ -32,6 +33,7 @@ def web(
 
     deployment = Deployment.of(context)
     file = _workspace(deployment, workspace)
+    show_exact_times()
     home = Path(deployment.instance.root_directory)
     token = ApiToken.of_home(home, os.environ)
     logging.getLogger("dagster").setLevel(logging.WARNING)

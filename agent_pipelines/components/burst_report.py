@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -29,7 +29,7 @@ class BurstReport:
     """Collects what ends in a burst, and writes it as events of assets in a thread of its own.
 
     The record is the truth and this its view: what a killed burst leaves unwritten, the next one writes (`LostReports`).
-    Closing it writes the rest, and evaluates the check a last time.
+    Closing it writes the rest, evaluates the check a last time, and raises what keeps it from that.
     """
 
     def __init__(self, hub: Hub, workspace: str, materializations: Materializations, info: Log, warning: Log) -> None:
@@ -39,10 +39,11 @@ class BurstReport:
         self._materializations = materializations
         self._info = info
         self._warning = warning
-        self._told: list[tuple[Microseconds, Ended]] = []
+        self._told: deque[tuple[Microseconds, Ended]] = deque()
         self._unwritten: list[Occurrence] = []
         self._not_begun: dict[str, str] = {}
         self._in_period: Counter[str] = Counter()
+        self._error: Exception | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._write_on, name="agent-pipelines-report", daemon=True)
 
@@ -54,9 +55,11 @@ class BurstReport:
         self._thread.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, *exception: object) -> None:
         self._over.set()
         self._thread.join()
+        if kind is None and self._error is not None:
+            raise self._error
 
     def _write_on(self) -> None:
         period_began = self._hub.clock.now()
@@ -69,12 +72,14 @@ class BurstReport:
                 if is_over or now - period_began >= _PERIOD * 1_000_000:
                     self._close_period()
                     period_began = now
+                self._error = None
             except Exception as error:  # whatever Dagster's storage raises: the executions go on
+                self._error = error
                 self._warning(f"not reported yet: {type(error).__name__}: {error}")
 
     def _flush(self) -> None:
-        told, self._told = self._told, []
-        for at, ended in told:
+        while self._told:
+            at, ended = self._told.popleft()
             word = verdict_of(ended)
             self.verdicts[word] += 1
             self._in_period[word] += 1

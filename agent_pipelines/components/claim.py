@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 from pydantic import JsonValue
 
+from agent_pipelines.components.registered_tasks import ASSET
 from agent_pipelines.components.watch.sight import Due, Repair, Repaired
 from agent_pipelines.context.composer import trigger_variables
 from agent_pipelines.core.errors import DefinitionError, ExecutionFailed
@@ -25,8 +26,15 @@ RESERVED = {REPAIR: "the ticks of repairs", "triggers": "the sensor of a task"}
 """Names that no trigger may have, and what they are kept for."""
 
 
+RESERVED_APPLICATIONS = {"agent_pipelines": "the jobs of every project", ASSET: "the assets of registered tasks"}
+"""Names that no application of declared tasks may have, and what they are kept for."""
+
+
 def refuse_reserved_names(spec: TaskSpec) -> None:
-    """Raise DefinitionError if a trigger has a name that is kept: for repairs, or for the task's sensor."""
+    """Raise DefinitionError if a trigger or the application has a name that is kept for something else."""
+    if spec.application in RESERVED_APPLICATIONS:
+        problem = f"the name {spec.application!r} is kept for {RESERVED_APPLICATIONS[spec.application]}"
+        raise DefinitionError(problem, field="application", fix="Choose another")
     for trigger in spec.triggers:
         name = trigger_name(trigger)
         if name in RESERVED:

@@ -1,6 +1,7 @@
 """The lane of a workspace's bursts in Dagster: the job whose runs they are, and the sensor that shows and switches them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import cast
 
 import dagster as dg
 
@@ -8,7 +9,7 @@ from agent_pipelines.components.burst_report import BurstReport
 from agent_pipelines.components.deployment import HubOf, hub_of, instance_of
 from agent_pipelines.components.lost_reports import LostReports
 from agent_pipelines.components.registered_tasks import failing_check, registered_asset
-from agent_pipelines.components.resource import resource_key
+from agent_pipelines.components.resource import AgentResource, resource_key
 from agent_pipelines.core.clock import isoformat
 from agent_pipelines.core.declared import DECLARED, Declared
 from agent_pipelines.core.execution import RunRef
@@ -20,6 +21,7 @@ from agent_pipelines.execution import bridge
 from agent_pipelines.execution.burst import BurstWorker
 from agent_pipelines.execution.intake import Declarations
 from agent_pipelines.hub import Hub
+from agent_pipelines.runtimes.fleet import Agent
 
 
 def lane_definitions(
@@ -52,11 +54,11 @@ def burst_job(
         step = context.get_step_execution_context().step.key
         declarations = Declarations(
             tasks=specs,
-            agents={agent: getattr(context.resources, key).create for agent, key in resources.items()},
+            agents={agent: _made_by(context, key) for agent, key in resources.items()},
             references=frozenset(declared.references),
         )
         materializations = Materializations(context.instance, RunOfEvents(context.run_id, name, step))
-        LostReports(hub, context.instance, workspace, specs).write(but=context.run_id)
+        LostReports(hub, context.instance, workspace).write(but=context.run_id)
         with BurstReport(hub, workspace, materializations, context.log.info, context.log.warning) as report:
             reference = RunRef(run_id=context.run_id, job=name, step=step)
             worker = BurstWorker(hub.burst_nouns, reference, workspace, settings, declarations, report.tell)
@@ -94,6 +96,10 @@ def lane_sensor(workspace: str, declared: Declared, settings: BurstSettings, *, 
             DECLARED: dg.TextMetadataValue(declared.model_dump_json()),
         },
     )
+
+
+def _made_by(context: dg.OpExecutionContext, key: str) -> Callable[[], Agent]:
+    return lambda: cast("AgentResource", getattr(context.resources, key)).create()
 
 
 def _standing(hub: Hub, workspace: str) -> str:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from agent_pipelines.components.burst_report import events_of, write
-from agent_pipelines.core.task import TaskKey, TaskSpec
-from agent_pipelines.engine.bursts import Burst
+from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.engine.launch import tag
 from agent_pipelines.engine.materializations import Materializations, Occurrence, RunOfEvents
 from agent_pipelines.execution.burst import Ended
@@ -27,18 +26,19 @@ class LostReports:
     hub: Hub
     instance: dg.DagsterInstance
     workspace: str
-    tasks: Mapping[TaskKey, TaskSpec]
 
     def write(self, *, but: str) -> int:
         """Write what the latest bursts left unwritten, except for one that is at work; returns how many events."""
         with self.hub.database.reading() as connection:
             latest = self.hub.bursts.latest(connection, self.workspace, limit=_BURSTS)
-        return sum(self._write(burst) for burst in latest if burst.run_id != but)
-
-    def _write(self, burst: Burst) -> int:
-        run = self.instance.get_run_by_id(burst.run_id)
-        if run is None or run.status is not dg.DagsterRunStatus.FAILURE or _REPORTED in run.tags or burst.beat_at is None:
+        beats = {burst.run_id: burst.beat_at for burst in latest if burst.run_id != but and burst.beat_at is not None}
+        if not beats:
             return 0
+        ended_badly = dg.RunsFilter(run_ids=list(beats), statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED])
+        runs = [run for run in self.instance.get_runs(ended_badly) if _REPORTED not in run.tags]
+        return sum(self._write(run, beats[run.run_id]) for run in runs)
+
+    def _write(self, run: dg.DagsterRun, beat_at: Microseconds) -> int:
         told = {
             str(value.value)
             for record in self.instance.get_records_for_run(
@@ -50,7 +50,7 @@ class LostReports:
             if (value := _metadata(record.event_log_entry).get("execution_id")) is not None
         }
         with self.hub.database.reading() as connection:
-            ended = self.hub.executions.ended_in(connection, run.run_id, finished_from=burst.beat_at - _TAIL)
+            ended = self.hub.executions.ended_in(connection, run.run_id, finished_from=beat_at - _TAIL)
         occurrences: list[Occurrence] = []
         step = ""
         for execution in ended:

@@ -83,10 +83,14 @@ def _not_for_dagster(hub: Hub, spec: TaskSpec, trigger: Cron | Interval) -> str 
             return "a daemon of agent-pipelines keeps the time of this schedule"
     if spec.lane == "burst":
         return "needs `agent-pipelines up`: this task shares its runs with others (lane: burst)"
-    # An interval of minutes and some seconds is looked at each minute, and starts late; it loses nothing.
-    if trigger.every < 60 if isinstance(trigger, Interval) else is_to_the_second(trigger):
+    if _is_too_fast(trigger):
         return "needs `agent-pipelines up`: Dagster's own scheduler knows no seconds"
     return None
+
+
+def _is_too_fast(trigger: Cron | Interval) -> bool:
+    # An interval of minutes and some seconds can be looked at each minute: it starts late, and loses nothing.
+    return trigger.every < 60 if isinstance(trigger, Interval) else is_to_the_second(trigger)
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,10 @@ def _described(spec: TaskSpec, trigger: Cron | Interval, lines: Sequence[str]) -
             when = f"every {trigger.every:g} s, counted from 1970-01-01T00:00:00Z{after}"
     parts = [f"Starts {spec.path}: {when}."]
     if tuple(lines) == EVERY_MINUTE and not (isinstance(trigger, Cron) and trigger.cron == EVERY_MINUTE[0]):
-        parts.append("Dagster cannot say this as a cron expression: it looks each minute, and starts up to a minute late.")
+        parts.append(
+            "Dagster cannot say this as a cron expression, and shows `* * * * *`. `agent-pipelines up` keeps it to the second; "
+            "Dagster's own scheduler " + ("starts nothing." if _is_too_fast(trigger) else "starts up to a minute late.")
+        )
     elif isinstance(trigger, Cron) and tuple(lines) != (" ".join(trigger.fields[1:]),):
         parts.append(f"Dagster cannot read this expression: it looks at `{lines[0]}` and skips the days that are not meant.")
     if trigger.logical_time is not None:

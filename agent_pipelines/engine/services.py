@@ -98,8 +98,7 @@ def serve(target: WorkspaceLoadTarget, host: str, port: int) -> None:
 
 def _commands(workspace: Path, host: str, port: int) -> Iterator[tuple[str, list[str]]]:
     ours = [sys.executable, "-m", "agent_pipelines.cli.main"]
-    web = [sys.executable, "-m", "dagster_webserver", "--host", host, "--port", str(port), "--workspace", str(workspace)]
-    yield "web server", [*web, "--dagster-log-level", "warning"]
+    yield "web server", [*ours, "web", "--host", host, "--port", str(port), "--workspace", str(workspace)]
     yield "daemon", [*ours, "daemon", "--workspace", str(workspace)]
 
 

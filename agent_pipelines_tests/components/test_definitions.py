@@ -8,8 +8,10 @@ import dagster as dg
 import pytest
 
 import agent_pipelines
-from agent_pipelines import DefinitionError, definitions
+from agent_pipelines import BurstSettings, DefinitionError, definitions
+from agent_pipelines.core.declared import DECLARED, Declared
 from agent_pipelines.core.problems import DefinitionErrors
+from agent_pipelines.engine.burst_settings import BURST
 from agent_pipelines_tests.components.project import AGENT, Project
 
 
@@ -19,13 +21,27 @@ def test_a_project_loads_with_its_defaults(project: Project) -> None:
     defs = project.load()
     repository = defs.get_repository_def()
     repository.validate_loadable()
-    assert set(repository.job_names) == {"__ASSET_JOB", "default__digest", "default__report"}
+    own = {"__ASSET_JOB", "default__digest", "default__report"}
+    assert set(repository.job_names) == {*own, "agent_pipelines__burst__default"}
     assert [schedule.name for schedule in repository.schedule_defs] == ["default__digest__cron"]
-    assert [sensor.name for sensor in repository.sensor_defs] == ["agent_pipelines__reconciler"]
+    sensors = {sensor.name for sensor in repository.sensor_defs}
+    assert sensors == {"agent_pipelines__reconciler", "agent_pipelines__bursts__default"}
+    assert dg.AssetKey("registered_tasks") in repository.asset_graph.get_all_asset_keys()
     assert defs.executor is dg.in_process_executor
     assert set(repository.get_top_level_resources()) == {"agent_writer"}
     upstream = repository.asset_graph.get(dg.AssetKey(["default", "report"])).parent_keys
     assert upstream == {dg.AssetKey(["default", "digest"])}
+
+
+def test_a_project_says_how_its_bursts_work_and_what_registered_tasks_may_use(project: Project) -> None:
+    project.agent().task("digest", "workspace: acme")
+    defs = definitions(project.root, bursts=BurstSettings(in_flight=7))
+    for workspace in ("default", "acme"):
+        sensor = defs.get_repository_def().get_sensor_def(f"agent_pipelines__bursts__{workspace}")
+        assert BurstSettings.model_validate_json(str(sensor.metadata[BURST].value)).in_flight == 7
+        declared = Declared.model_validate_json(str(sensor.metadata[DECLARED].value))
+        assert (declared.workspaces, declared.agents) == (("acme", "default"), ("writer",))
+        assert declared.tasks == (("acme", "default", "digest"),)
 
 
 def test_a_project_keeps_an_executor_of_its_own(project: Project) -> None:
@@ -207,6 +223,10 @@ def _bad_owner(project: Project) -> None:
     project.agent().task("digest", "owners: [joe]")
 
 
+def _reserved_application(project: Project) -> None:
+    project.agent().task("digest", "application: registered_tasks")
+
+
 def _reserved_check_name(project: Project) -> None:
     project.agent().task("digest", "checks:\n  - {name: output_schema, python: 'os:getcwd'}\n")
 
@@ -262,6 +282,7 @@ BAD = [
     (_unknown_function, "writer/defs.yaml:4", "config.function", "cannot be imported", "Write `module:function`"),
     (_bad_tag, "digest/defs.yaml:5", "tags", "Found invalid tag keys: ['two words']", "Allowed characters"),
     (_bad_owner, "digest/defs.yaml:5", "owners", "Invalid owner 'joe'", "must be an email address or a team name"),
+    (_reserved_application, "digest/defs.yaml:5", "application", "is kept for the assets of registered tasks", "Choose another"),
     (_reserved_check_name, "digest/defs.yaml:6", "checks[0].name", "is the check of the schema", "Choose another name"),
 ]
 
@@ -342,14 +363,14 @@ def test_a_long_chain_of_tasks_is_no_circle(project: Project) -> None:
     project.agent().task("t0")
     for number in range(1, 40):
         project.task(f"t{number}", f"dependencies: [t{number - 1}]")
-    assert len(list(project.load().assets or ())) == 40
+    assert len(list(project.load().assets or ())) == 40 + 2  # and the ticks, and the one of registered tasks
 
 
 def test_the_name_works_as_a_function_whatever_was_imported_first(project: Project) -> None:
     project.agent().task("digest")
     module = importlib.import_module("agent_pipelines.definitions")
     for load in (module, module.definitions, definitions, agent_pipelines.definitions):
-        assert len(list(load(project.root).assets or ())) == 1
+        assert len(list(load(project.root).assets or ())) == 1 + 2  # and the ticks, and the one of registered tasks
 
 
 def test_the_public_names() -> None:

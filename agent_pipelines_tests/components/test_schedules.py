@@ -52,11 +52,12 @@ def test_each_trigger_of_time_that_repeats_is_a_schedule() -> None:
             {"kind": "cron", "cron": "0 6 * * mon-fri", "timezone": "Europe/Berlin", "name": "nightly"},
             {"kind": "interval", "every": "90m", "enabled": False},
             {"kind": "interval", "every": "7m", "name": "odd"},
+            {"kind": "interval", "every": "5s", "name": "quick"},
             {"kind": "event", "event": "e"},
             {"kind": "at", "at": "2027-01-01T00:00:00Z"},
         ]
     )
-    nightly, interval, odd = schedules_for(task, "the_job")
+    nightly, interval, odd, quick = schedules_for(task, "the_job")
     assert (nightly.name, nightly.job_name) == ("app__report__nightly", "the_job")
     assert (nightly.cron_schedule, nightly.execution_timezone) == ("0 6 * * mon-fri", "Europe/Berlin")
     assert nightly.default_status is dg.DefaultScheduleStatus.RUNNING
@@ -66,6 +67,7 @@ def test_each_trigger_of_time_that_repeats_is_a_schedule() -> None:
     assert interval.default_status is dg.DefaultScheduleStatus.STOPPED
     assert odd.cron_schedule == "* * * * *"
     assert "looks each minute, and starts up to a minute late" in (odd.description or "")
+    assert "Due every 5s, but an attempt may take up to 5m: with `overlap: skip` ticks are skipped" in (quick.description or "")
 
 
 def test_a_look_claims_the_tick_and_requests_a_run(deployment: Deployment) -> None:

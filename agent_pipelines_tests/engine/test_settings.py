@@ -13,10 +13,10 @@ import yaml
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.scheduler.instigation import TickStatus
-from dagster._core.storage.event_log import ConsolidatedSqliteEventLogStorage
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from agent_pipelines.components.deployment import hub_of
+from agent_pipelines.engine.bulk_events import BulkSqliteEventLogStorage
 from agent_pipelines.engine.place import database_url
 from agent_pipelines.engine.warm import WarmRunLauncher
 
@@ -93,7 +93,7 @@ EXPECTED = {
 def test_one_machine(on_one_machine: dg.DagsterInstance, tmp_path: Path) -> None:
     assert settings(on_one_machine) == EXPECTED
     assert isinstance(on_one_machine.run_launcher, WarmRunLauncher)
-    assert isinstance(on_one_machine.event_log_storage, ConsolidatedSqliteEventLogStorage)
+    assert isinstance(on_one_machine.event_log_storage, BulkSqliteEventLogStorage)
     assert some_job.execute_in_process(instance=on_one_machine).success
     assert (tmp_path / "event_log.db").exists()
     assert database_url(on_one_machine) == f"sqlite:///{tmp_path / 'agent_pipelines.db'}"

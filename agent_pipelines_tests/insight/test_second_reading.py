@@ -54,8 +54,7 @@ def changes(year: int) -> dict[str, tuple[date, ...]]:
         info = ZoneInfo(zone)
         days = (date.fromordinal(day) for day in range(first, last + 1))
         offsets = [(day, datetime(day.year, day.month, day.day, tzinfo=UTC).astimezone(info).utcoffset()) for day in days]
-        following = pairwise(offsets)
-        found[zone] = tuple(day for (day, offset), (_, next_offset) in following if offset != next_offset)
+        found[zone] = tuple(day for (day, offset), (_, next_offset) in pairwise(offsets) if offset != next_offset)
     return found
 
 

@@ -58,3 +58,13 @@ def test_it_keeps_what_it_was_asked() -> None:
     for request in requests:
         run(agent, request)
     assert agent.invocations == requests
+
+
+def test_attempts_are_counted_for_each_invocation_by_itself() -> None:
+    """As executions that share an agent in a burst need it."""
+    agent = FakeRuntime(FakeConfig(fail_times=1, replies=("done",)))
+    for number in range(3):
+        request = invocation("x").model_copy(update={"occurrence": str(number)})
+        with pytest.raises(RuntimeFailure):
+            asyncio.run(collect(agent, request))
+        assert final(asyncio.run(collect(agent, request))).text == "done"

@@ -55,7 +55,6 @@ class WarmProcess:
         self._terminated = False
         self._spoken = time.monotonic()
         self._looked = self._adopted = self._loaded = 0.0
-        self._directory = _short_directory()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         reference = deserialize_value(order.instance_ref, InstanceRef)
         self._compute_logs = reference.compute_logs_data.module_name
@@ -63,6 +62,7 @@ class WarmProcess:
         keep_metadata(instance)
         keep_connections(instance)
         self._children = Children(self._place, self._settings, instance, self._close_in_child)
+        self._directory = _short_directory()
 
     def run(self, ready: int) -> None:
         """Listen, tell the starter so, load the code, and serve until nobody needs this process."""
@@ -147,6 +147,9 @@ class WarmProcess:
         self._start_asked()
 
     def _watch_children(self) -> None:
+        for key in list(self._selector.get_map().values()):
+            if not isinstance(key.fileobj, int) and key.fileobj.fileno() < 0:
+                self._selector.unregister(key.fileobj)  # closed: its number may be given again
         watched = {key.fd for key in self._selector.get_map().values()}
         for child in self._children:
             if child.channel is not None and child.channel.fileno() not in watched:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
+from agent_pipelines.engine.warm.identity import own_start
 
 State = tuple[int, int, int, int] | frozenset[str] | None
 
@@ -28,7 +28,7 @@ class Sources:
         self._installed = sorted({os.path.realpath(paths[name]) for name in ("purelib", "platlib")})
         libraries = [*self._installed, *(paths[name] for name in ("stdlib", "platstdlib"))]
         self._ignored = tuple({f"{os.path.realpath(path)}{os.sep}" for path in (*libraries, home)}) + _UNREAL
-        self._started = int(psutil.Process().create_time() * 1e9) - _TICK
+        self._started = own_start() - _TICK
         self._files: set[str] = set()
         self._written: set[str] = set()
         self._directories: set[str] = set()
