@@ -97,6 +97,14 @@ def _expression(text: str) -> jinja2.Template | None:
     return _jinja.from_string(nodes.Template([assign], lineno=1))
 
 
+@lru_cache(maxsize=512)
+def _parsed(text: str) -> tuple[nodes.Template, set[str]]:
+    """The tree of a template and the names that it takes from outside; many tasks may share one."""
+    tree = _jinja.parse(text)
+    _jinja.compile(tree, raw=True)  # finds unknown filters and tests
+    return tree, meta.find_undeclared_variables(tree)
+
+
 def check_template(
     text: str,
     *,
@@ -117,9 +125,7 @@ def check_template(
 
     _check_characters(text, fail)
     try:
-        tree = _jinja.parse(text)
-        _jinja.compile(tree, raw=True)  # finds unknown filters and tests
-        used = meta.find_undeclared_variables(tree)
+        tree, used = _parsed(text)
     except jinja2.TemplateSyntaxError as error:
         fail(error.lineno, f"not a template: {error.message}")
     for inclusion in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
