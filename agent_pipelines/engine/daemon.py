@@ -44,8 +44,10 @@ def run_daemon(instance: DagsterInstance, workspace: Path, keeping: Keeping, *, 
     stop = threading.Event()
     try:
         with capture_interrupts():
-            if leadership.acquire(stop, lambda: _stand_by(keeping)):
+            if leadership.acquire(stop, lambda: _beat(keeping, "standby")):
                 _log.info("this process keeps the time")
+                # Before any sensor is looked at: some leave to the daemon what they would do without one.
+                _beat(keeping, "leader")
                 _lead(instance, WorkspaceFileTarget([str(workspace)]), keeping, log_level)
     except KeyboardInterrupt:
         _log.info("asked to stop")
@@ -76,9 +78,9 @@ def _leadership(instance: DagsterInstance, keeping: Keeping) -> Leadership:
     return AdvisoryLeadership(keeping.database.url, _end)
 
 
-def _stand_by(keeping: Keeping) -> None:
+def _beat(keeping: Keeping, role: str) -> None:
     with keeping.database.transaction() as connection:
-        keeping.daemons.beat(connection, keeping.daemon_id, "standby")
+        keeping.daemons.beat(connection, keeping.daemon_id, role)
 
 
 def _end(reason: str) -> None:
