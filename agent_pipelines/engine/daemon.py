@@ -75,12 +75,17 @@ def _daemons(keeping: Keeping) -> Callable[[DagsterInstance], Sequence[DagsterDa
 def _leadership(instance: DagsterInstance, keeping: Keeping) -> Leadership:
     if keeping.database.is_sqlite:
         return FileLeadership(Path(instance.root_directory))
-    return AdvisoryLeadership(keeping.database.url, _end)
+    return AdvisoryLeadership(keeping.database.url, _end, lambda: _pulse(keeping))
 
 
 def _beat(keeping: Keeping, role: str) -> None:
     with keeping.database.transaction() as connection:
         keeping.daemons.beat(connection, keeping.daemon_id, role)
+
+
+def _pulse(keeping: Keeping) -> object:
+    with keeping.database.reading() as connection:
+        return keeping.daemons.pulse(connection)
 
 
 def _end(reason: str) -> None:
