@@ -22,6 +22,7 @@ _log = logging.getLogger("agent_pipelines.bursts")
 
 _SILENT = 10_000_000  # microseconds without a beat after which others may have what a burst took
 _START = 120_000_000  # microseconds that the run of a burst may take to begin
+_INHERITED = 15_000_000  # the same for one that another daemon launched: it may have died on the way
 _PAUSE = 5_000_000  # microseconds between two launches after one that failed
 
 
@@ -64,6 +65,7 @@ class BurstKeeper:
         self._clock = clock
         self._gateway = gateway
         self._not_before: Microseconds = 0
+        self._launched: set[str] = set()
 
     def keep(self, lanes: Sequence[Lane]) -> int:
         """Bring the bursts of all workspaces to the number that is needed; returns how many were launched."""
@@ -72,6 +74,7 @@ class BurstKeeper:
             live = self._bursts.live(connection)
             next_due = self._triggers.next_due_at(connection, "burst")
             backlog = {lane.workspace: self._backlog(connection, lane, now, next_due) for lane in lanes}
+        self._launched &= {burst.run_id for burst in live}
         alive = [burst for burst in live if not self._is_lost(burst, now)]
         return sum(self._fill(lane, alive, backlog[lane.workspace], now) for lane in lanes if lane.is_on)
 
@@ -97,6 +100,7 @@ class BurstKeeper:
         run_id = new_id()
         with self._database.transaction() as connection:
             self._bursts.launch(connection, run_id, workspace)
+        self._launched.add(run_id)
         try:
             self._gateway().start(burst_job_name(workspace), run_id, {tag("workspace"): workspace})
         except AgentPipelinesError as error:
@@ -108,9 +112,19 @@ class BurstKeeper:
         return 1
 
     def _is_lost(self, burst: Burst, now: Microseconds) -> bool:
-        last_seen = burst.beat_at or burst.launched_at
-        if now - last_seen < (_SILENT if burst.opened_at is not None else _START):
-            return burst.opened_at is None and self._is_over(burst)
+        if burst.opened_at is None:
+            return self._will_not_begin(burst, now)
+        return now - (burst.beat_at or burst.opened_at) >= _SILENT and self._lose(burst)
+
+    def _will_not_begin(self, burst: Burst, now: Microseconds) -> bool:
+        is_own = burst.run_id in self._launched
+        if not is_own and self._gateway().withdraw(burst.run_id):
+            _log.warning("burst %s was not started by the daemon that noted it, and is withdrawn", burst.run_id)
+        if now - burst.launched_at >= _START or self._is_over(burst):
+            return self._lose(burst)
+        return not is_own and now - burst.launched_at >= _INHERITED
+
+    def _lose(self, burst: Burst) -> bool:
         is_over = self._is_over(burst)
         with self._database.transaction() as connection:
             given_back = self._ticks.give_back(connection, burst.run_id)

@@ -50,11 +50,14 @@ class Bursts:
         """Note that a burst takes ticks from now on; one that somebody launched by hand is new here."""
         self.launch(connection, run_id, workspace)
         now = self._clock.now()
-        connection.execute(bursts.update().where(bursts.c.run_id == run_id).values(opened_at=now, beat_at=now))
+        connection.execute(bursts.update().where(bursts.c.run_id == run_id).values(opened_at=now, beat_at=now, closed_at=None))
 
     def beat(self, connection: sa.Connection, run_id: str, *, in_flight: int, done: int, failed: int) -> None:
-        """Note that a burst lives, and what it has done so far."""
-        values = {"beat_at": self._clock.now(), "in_flight": in_flight, "done": done, "failed": failed}
+        """Note that a burst lives, and what it has done so far.
+
+        One that was taken for dead is not over then: somebody has to look after the ticks that it has.
+        """
+        values = {"beat_at": self._clock.now(), "in_flight": in_flight, "done": done, "failed": failed, "closed_at": None}
         connection.execute(bursts.update().where(bursts.c.run_id == run_id).values(**values))
 
     def closing(self, connection: sa.Connection, run_id: str) -> None:

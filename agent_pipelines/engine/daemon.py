@@ -44,8 +44,10 @@ def run_daemon(instance: DagsterInstance, workspace: Path, keeping: Keeping, *, 
     stop = threading.Event()
     try:
         with capture_interrupts():
-            if leadership.acquire(stop, lambda: _stand_by(keeping)):
+            if leadership.acquire(stop, lambda: _beat(keeping, "standby")):
                 _log.info("this process keeps the time")
+                # Before any sensor is looked at: some leave to the daemon what they would do without one.
+                _beat(keeping, "leader")
                 _lead(instance, WorkspaceFileTarget([str(workspace)]), keeping, log_level)
     except KeyboardInterrupt:
         _log.info("asked to stop")
@@ -73,12 +75,17 @@ def _daemons(keeping: Keeping) -> Callable[[DagsterInstance], Sequence[DagsterDa
 def _leadership(instance: DagsterInstance, keeping: Keeping) -> Leadership:
     if keeping.database.is_sqlite:
         return FileLeadership(Path(instance.root_directory))
-    return AdvisoryLeadership(keeping.database.url, _end)
+    return AdvisoryLeadership(keeping.database.url, _end, lambda: _pulse(keeping))
 
 
-def _stand_by(keeping: Keeping) -> None:
+def _beat(keeping: Keeping, role: str) -> None:
     with keeping.database.transaction() as connection:
-        keeping.daemons.beat(connection, keeping.daemon_id, "standby")
+        keeping.daemons.beat(connection, keeping.daemon_id, role)
+
+
+def _pulse(keeping: Keeping) -> object:
+    with keeping.database.reading() as connection:
+        return keeping.daemons.pulse(connection)
 
 
 def _end(reason: str) -> None:

@@ -53,6 +53,11 @@ class Daemons:
         rows = connection.execute(query.order_by(daemons.c.role, daemons.c.started_at)).mappings()
         return [StoredDaemon.model_validate(row) for row in rows]
 
+    def pulse(self, connection: sa.Connection) -> Sequence[tuple[str, Microseconds]]:
+        """The leaders and their last beats. Who sees these change knows that one lives, whatever the clocks of the hosts show."""
+        query = sa.select(daemons.c.id, daemons.c.beat_at).where(daemons.c.role == "leader").order_by(daemons.c.id)
+        return [(row.id, row.beat_at) for row in connection.execute(query)]
+
     def keeps_time(self, connection: sa.Connection) -> bool:
         """Whether a daemon of ours keeps the time just now."""
         return any(daemon.role == "leader" for daemon in self.alive(connection))

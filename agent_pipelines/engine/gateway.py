@@ -108,6 +108,14 @@ class DagsterGateway:
             return True
         return self._instance.run_launcher.terminate(run_id)
 
+    def withdraw(self, run_id: str) -> bool:
+        """Cancel a run that exists and that nobody has asked Dagster to run; False if there is none, or if somebody has."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.status is not DagsterRunStatus.NOT_STARTED:
+            return False
+        self._instance.report_run_canceled(run)
+        return True
+
     def run_status(self, run_id: str) -> str | None:
         """Dagster's word for the state of a run; None if it has none of that id."""
         run = self._instance.get_run_by_id(run_id)

@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Protocol, Self
@@ -19,7 +20,16 @@ _log = logging.getLogger("agent_pipelines.leadership")
 _KEY = 0x61_70_6C_65_61_64  # any number that nobody else uses
 _POLL = 0.25  # seconds between two tries of a standby
 _CHECK = 0.5  # seconds between two looks of the leader at its own connection
+_SILENT = 30.0  # seconds without a sign of life after which a leader is deposed
 _KEEPALIVE = {"keepalives": 1, "keepalives_idle": 2, "keepalives_interval": 1, "keepalives_count": 3, "tcp_user_timeout": 5_000}
+# The same for the server, which would keep the lock of a host that vanished for two hours.
+_OPTIONS = "-ctcp_keepalives_idle=5 -ctcp_keepalives_interval=2 -ctcp_keepalives_count=3"
+_HOLDER = """
+SELECT pg_terminate_backend(pid) FROM pg_locks
+WHERE locktype = 'advisory' AND granted AND objsubid = 1
+AND CAST(classid AS bigint) = :key >> 32 AND CAST(objid AS bigint) = :key & 4294967295
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 class SecondDaemon(AgentPipelinesError):
@@ -75,18 +85,22 @@ class AdvisoryLeadership:
     """An advisory lock of PostgreSQL on a connection of its own.
 
     The server frees it when the connection ends, so a leader that dies is followed within a fraction of a second. One that is
-    cut off notices it itself and calls `lost`. A lock is no fence: what a suspended leader still writes is fenced by the unique
-    keys of ticks and executions.
+    cut off notices it itself and calls `lost`. One that is suspended or hangs keeps its connection: `pulse` returns something
+    that changes while the leader lives, and if it does not for `silent` seconds, a standby ends that connection. A lock is no
+    fence: what a leader still writes that was taken for dead is fenced by the unique keys of ticks and executions.
     """
 
-    def __init__(self, url: sa.URL, lost: Callable[[str], None]) -> None:
+    def __init__(self, url: sa.URL, lost: Callable[[str], None], pulse: Callable[[], object], *, silent: float = _SILENT) -> None:
         self._engine = sa.create_engine(
             url,
             poolclass=sa.NullPool,
             isolation_level="AUTOCOMMIT",
-            connect_args={"connect_timeout": 5, "application_name": "agent-pipelines leader", **_KEEPALIVE},
+            connect_args={"connect_timeout": 5, "application_name": "agent-pipelines leader", "options": _OPTIONS, **_KEEPALIVE},
         )
         self._lost = lost
+        self._pulse = pulse
+        self._silent = silent
+        self._felt: tuple[object, float] | None = None  # the last pulse, and when it was felt first
         self._connection: sa.Connection | None = None
         self._released = threading.Event()
 
@@ -98,9 +112,11 @@ class AdvisoryLeadership:
                     threading.Thread(target=self._watch, name="agent-pipelines-leadership", daemon=True).start()
                     return True
                 beat()
+                self._depose_if_silent()
             except (exc.DBAPIError, StorageError) as error:
                 _log.warning("the database is away: %s", redactor.text(str(error)).splitlines()[0])
                 self._drop()
+                self._felt = None
             stop.wait(_POLL)
         return False
 
@@ -113,6 +129,15 @@ class AdvisoryLeadership:
         if self._connection is None:
             self._connection = self._engine.connect()
         return bool(self._connection.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": _KEY}).scalar())
+
+    def _depose_if_silent(self) -> None:
+        now, pulse = time.monotonic(), self._pulse()
+        if self._felt is None or self._felt[0] != pulse:
+            self._felt = pulse, now
+        elif now - self._felt[1] > self._silent and self._connection is not None:
+            _log.warning("the daemon that leads has given no sign of life for %g s, and is deposed", self._silent)
+            self._felt = None
+            self._connection.execute(sa.text(_HOLDER), {"key": _KEY})
 
     def _watch(self) -> None:
         while not self._released.wait(_CHECK):

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.task import TaskKey
+from agent_pipelines.engine.daemons import Daemons
 from agent_pipelines.engine.ticks import REPAIR, Tick, Ticks
 from agent_pipelines.store.database import Database
 
@@ -62,7 +63,8 @@ class Reconciler:
     """Compares the record with Dagster's runs, and closes what nobody will close any more.
 
     - A tick whose run was requested but never came, or ended before it admitted an execution: `launch_failed`.
-      Ticks of bursts wait for as long as it takes; those of a burst that is gone are given back by who keeps the bursts.
+      Ticks of bursts wait for as long as it takes; those of a burst that is gone are given back by who keeps the bursts. So do
+      ticks that are queued behind others, and all that wait for their runs while a daemon of ours is there to launch them.
     - An execution that is still running in the record while its run has ended or is gone: failed.
 
     It may run anywhere and several at a time: each closing is one transaction that looks again.
@@ -72,6 +74,7 @@ class Reconciler:
         self,
         database: Database,
         ticks: Ticks,
+        daemons: Daemons,
         executions: AdmittedExecutions,
         runs: Runs,
         clock: Clock,
@@ -81,6 +84,7 @@ class Reconciler:
     ) -> None:
         self._database = database
         self._ticks = ticks
+        self._daemons = daemons
         self._executions = executions
         self._runs = runs
         self._clock = clock
@@ -94,12 +98,14 @@ class Reconciler:
     def _close_ticks(self) -> list[str]:
         with self._database.reading() as connection:
             open_ticks = self._ticks.open(connection, claimed_before=self._ago(self._grace), lane="run")
-        return [line for tick in open_ticks if tick.waits_for is None for line in self._close_tick(tick)]
+            is_kept = self._daemons.keeps_time(connection)
+        return [line for tick in open_ticks if tick.waits_for is None for line in self._close_tick(tick, is_kept=is_kept)]
 
-    def _close_tick(self, tick: Tick) -> list[str]:
+    def _close_tick(self, tick: Tick, *, is_kept: bool) -> list[str]:
         runs = self._runs.runs_of_tick(tick)
-        waiting_since = max(tick.claimed_at, tick.begins_at)
-        if any(not run.is_over for run in runs) or (not runs and waiting_since >= self._ago(self._patience)):
+        if any(not run.is_over for run in runs):
+            return []
+        if not runs and (is_kept or max(tick.claimed_at, tick.begins_at) >= self._ago(self._patience)):
             return []
         reason = f"no run came within {self._patience:g} s"
         if runs:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import DefinitionError
 from agent_pipelines.core.execution import Verdict
+from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.engine.gateway import DagsterGateway
 from agent_pipelines.engine.launch import launch_of
@@ -20,12 +21,14 @@ _WORKERS = 4
 _AT_ONCE = 200  # ticks in hand; the others keep waiting in the ledger
 _FORGOTTEN = 30_000_000  # microseconds after which a tick whose run never came is launched by whoever sees it
 _LOOK_FOR_FORGOTTEN = 10_000_000
+_OPEN = 100_000  # ticks that are looked through; those whose runs stand in a long queue must not hide the others
 
 
 class RunLane:
     """Gives each tick its run: the id is reserved in the ledger first, so that a launch can be repeated without a double.
 
-    A tick whose launch was interrupted, by a crash or by a database that was away, is launched again under the same id.
+    A tick whose launch was interrupted, by a crash or by a database that was away, is launched again under the same id: at once
+    by the daemon that follows, which finds it at its first look.
     """
 
     def __init__(self, database: Database, ticks: Ticks, clock: Clock, gateway: Callable[[], DagsterGateway]) -> None:
@@ -36,7 +39,7 @@ class RunLane:
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="agent-pipelines-launch")
         self._in_hand: set[str] = set()
         self._lock = threading.Lock()
-        self._looked_for_forgotten: Microseconds = 0
+        self._looked_for_forgotten: Microseconds | None = None
 
     def launch_due(self) -> int:
         """Put the runs of ticks that are to begin now into Dagster's queue, in the background; returns how many."""
@@ -52,10 +55,11 @@ class RunLane:
     def look_after(self) -> int:
         """Launch again, every ten seconds, what was given a run that never came; returns how many."""
         now = self._clock.now()
-        if now < self._looked_for_forgotten + _LOOK_FOR_FORGOTTEN:
+        last = self._looked_for_forgotten
+        if last is not None and now < last + _LOOK_FOR_FORGOTTEN:
             return 0
         self._looked_for_forgotten = now
-        forgotten = self._forgotten(now)
+        forgotten = self._forgotten(now, is_first=last is None)
         self._hand_out(forgotten)
         return len(forgotten)
 
@@ -63,11 +67,15 @@ class RunLane:
         """Finish what is in hand."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _forgotten(self, now: Microseconds) -> list[Tick]:
+    def _forgotten(self, now: Microseconds, *, is_first: bool) -> list[Tick]:
+        def is_late(tick: Tick) -> bool:
+            # What the daemon before had in hand is in nobody's hands; who asks on demand launches in a process of his own.
+            patience = 0 if is_first and tick.origin is not Origin.ON_DEMAND else _FORGOTTEN
+            return max(tick.begins_at, tick.claimed_at) < now - patience and tick.id not in self._in_hand
+
         with self._database.reading() as connection:
-            waiting = self._ticks.open(connection, claimed_before=now - _FORGOTTEN)
+            late = list(filter(is_late, self._ticks.open(connection, claimed_before=now, lane="run", limit=_OPEN)))
         gateway = self._gateway()
-        late = [tick for tick in waiting if tick.lane == "run" and tick.begins_at < now - _FORGOTTEN]
         return [tick for tick in late if tick.run_id is not None and not gateway.exists(tick.run_id)]
 
     def _hand_out(self, ready: Sequence[Tick]) -> None:

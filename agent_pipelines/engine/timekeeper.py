@@ -11,7 +11,7 @@ from agent_pipelines.core.clock import Clock, Microseconds, isoformat
 from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.core.trigger import TimeTrigger
-from agent_pipelines.engine.planner import AtWork, Plan, plan
+from agent_pipelines.engine.planner import INSTANTS, AtWork, Plan, plan
 from agent_pipelines.engine.ticks import NewTick, Tick, Ticks
 from agent_pipelines.engine.triggers import StoredTrigger, Triggers
 from agent_pipelines.store.database import Database
@@ -20,6 +20,7 @@ AHEAD = 1_000_000
 """Microseconds by which ticks of bursts are claimed ahead, so that a burst has them in hand when they are due."""
 
 _TRIGGERS = 2_000  # that one look decides about
+_TICKS = 10_000  # that one look claims, or a few more: after a long time away there may be millions
 
 
 class Unfinished(Protocol):
@@ -95,8 +96,13 @@ class Timekeeper:
             finished = self._finished(connection, waiting)
         if not due and not finished:
             return Look()
-        plans = [self._plan(trigger, now, at_work) for trigger in due]
-        new = [tick for each in plans for tick in each.ticks]
+        plans: list[Plan] = []
+        new: list[NewTick] = []
+        for trigger in due:
+            if len(new) >= _TICKS:
+                break
+            plans.append(self._plan(trigger, now, at_work))
+            new += plans[-1].ticks
         with self._database.transaction() as connection:
             ids = self._ticks.claim_many(connection, new)
             self._triggers.advance(connection, (each.move for each in plans))
@@ -108,7 +114,7 @@ class Timekeeper:
             decided=[tick for tick in claimed if tick.verdict is not None],
             replaced_runs=runs,
             went_ahead=went_ahead,
-            is_behind=len(due) == _TRIGGERS or any(len(each.ticks) >= 1_000 for each in plans),
+            is_behind=len(due) == _TRIGGERS or len(plans) < len(due) or any(len(each.ticks) == INSTANTS for each in plans),
         )
 
     def following(self) -> Following:

@@ -20,6 +20,7 @@ from agent_pipelines.core.secrets import redactor
 SCHEMA = "agent_pipelines"
 """Schema of our tables on PostgreSQL; on SQLite they have a file of their own."""
 
+_IDLE_IN_TRANSACTION = 60_000  # milliseconds after which PostgreSQL ends a connection that does nothing in its transaction
 _GROUP = 256  # operations that share a commit at most
 
 Connection = sa.Connection
@@ -229,7 +230,12 @@ def _postgres_engine(url: sa.URL) -> sa.Engine:
         pool_pre_ping=True,
         pool_size=4,
         max_overflow=8,
-        connect_args={"options": f"-csearch_path={SCHEMA}", "connect_timeout": 10, "application_name": "agent-pipelines"},
+        connect_args={
+            # A process that is suspended in a transaction must not hold its locks against its successor.
+            "options": f"-csearch_path={SCHEMA} -cidle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION}",
+            "connect_timeout": 10,
+            "application_name": "agent-pipelines",
+        },
     )
 
 

@@ -462,7 +462,7 @@ class _Runs:
 def _reconcile_after(night: Night, minutes: float) -> None:
     hub = night.deployment.hub
     night.deployment.clock.time += round(minutes * 60_000_000)
-    Reconciler(hub.database, hub.ticks, hub.executions, _Runs(), hub.clock).reconcile()
+    Reconciler(hub.database, hub.ticks, hub.daemons, hub.executions, _Runs(), hub.clock).reconcile()
 
 
 def _resume_and_die(night: Night, repair: Launch) -> None:

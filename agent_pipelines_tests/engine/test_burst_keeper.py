@@ -22,6 +22,7 @@ class Dagster:
     def __init__(self) -> None:
         self.started: list[tuple[str, str]] = []
         self.over: set[str] = set()
+        self.not_started: set[str] = set()
         self.refuses = False
 
     def start(self, job_name: str, run_id: str, tags: Mapping[str, str]) -> None:
@@ -32,13 +33,27 @@ class Dagster:
     def is_over(self, run_id: str) -> bool:
         return run_id in self.over
 
+    def withdraw(self, run_id: str) -> bool:
+        if run_id not in self.not_started:
+            return False
+        self.not_started.remove(run_id)
+        self.over.add(run_id)
+        return True
+
 
 class Case(Keeper):
     def __init__(self, database: Database, clock: ManualClock) -> None:
         super().__init__(database, clock)
         self.dagster = Dagster()
+        self.bursting = self.keeper()
+
+    def keeper(self) -> BurstKeeper:
         gateway = cast("DagsterGateway", self.dagster)
-        self.bursting = BurstKeeper(database, self.triggers, self.ticks, self.bursts, clock, lambda: gateway)
+        return BurstKeeper(self.database, self.triggers, self.ticks, self.bursts, self.clock, lambda: gateway)
+
+    def succeed(self) -> None:
+        """Let another daemon keep the bursts from now on."""
+        self.bursting = self.keeper()
 
     def keep(self, seconds: float, lane: Lane = LANE) -> int:
         self.clock.time = self.start + round(seconds * SECOND)
@@ -127,3 +142,53 @@ def test_a_launch_that_fails_is_tried_again_after_a_while(case: Case) -> None:
     case.dagster.refuses = False
     assert case.keep(1) == 0
     assert case.keep(6) == 1
+
+
+def test_a_run_that_a_killed_daemon_created_and_did_not_start_is_withdrawn_at_once(case: Case) -> None:
+    case.put(every(5), lane="burst")
+    case.keep(0)
+    run_id = case.dagster.started[0][1]
+    case.dagster.not_started.add(run_id)
+    assert case.keep(1) == 0, "this daemon has it in hand"
+    case.succeed()
+    assert case.keep(2) == 1
+    assert case.dagster.over == {run_id}
+    with case.database.reading() as connection:
+        assert [burst.run_id for burst in case.bursts.live(connection)] == [case.dagster.started[1][1]]
+
+
+def test_a_run_that_a_killed_daemon_left_without_a_process_is_not_waited_for_as_long_as_an_own_one(case: Case) -> None:
+    case.put(every(5), lane="burst")
+    case.keep(0)
+    assert case.keep(16) == 0
+    case.succeed()
+    assert case.keep(16.5) == 1
+    assert case.keep(17) == 0, "the own one is on its way"
+
+
+def test_a_burst_that_was_taken_for_dead_and_works_is_looked_after_again(case: Case) -> None:
+    case.put(every(5), lane="burst")
+    case.keep(0)
+    run_id = case.opened()
+    case.dagster.over.add(run_id)
+    case.keep(11)
+    case.beat(run_id)
+    case.look(14.5)
+    with case.database.transaction() as connection:
+        taken = case.ticks.take(connection, lane="burst", until=case.clock.now() + SECOND, limit=5, run_id=run_id)
+    case.keep(26)
+    with case.database.transaction() as connection:
+        again = case.ticks.take(connection, lane="burst", until=case.clock.now(), limit=5, run_id="other")
+    assert [tick.id for tick in again] == [tick.id for tick in taken]
+
+
+def test_a_burst_whose_launch_failed_and_that_begins_all_the_same_is_looked_after(case: Case) -> None:
+    """A launcher may report an error for a process that it has started."""
+    case.put(every(5), lane="burst")
+    case.dagster.refuses = True
+    case.keep(0)
+    with case.database.transaction() as connection:
+        (burst,) = case.bursts.latest(connection, "default", limit=1)
+        assert burst.closed_at is not None
+        case.bursts.open(connection, burst.run_id, "default")
+        assert [each.run_id for each in case.bursts.live(connection)] == [burst.run_id]

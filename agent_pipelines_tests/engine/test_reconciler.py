@@ -9,7 +9,7 @@ from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.launch import Launch
 from agent_pipelines.engine.reconciler import Reconciler
-from agent_pipelines.engine.ticks import REPAIR, Tick
+from agent_pipelines.engine.ticks import REPAIR, NewTick, Tick
 from agent_pipelines.hub import Hub
 from agent_pipelines.store.database import Database
 
@@ -53,9 +53,9 @@ class World:
     def reconcile(self, *, after_minutes: float = 0) -> list[str]:
         self.clock.time += round(after_minutes * MINUTE)
         hub = self.hub
-        return Reconciler(hub.database, hub.ticks, hub.executions, self.runs, self.clock).reconcile()
+        return Reconciler(hub.database, hub.ticks, hub.daemons, hub.executions, self.runs, self.clock).reconcile()
 
-    def claim(self, occurrence: str, *, trigger: str = "cron", **inputs: object) -> Tick:
+    def claim(self, occurrence: str, *, trigger: str = "cron", begins_at: int | None = None, **inputs: object) -> Tick:
         with self.hub.database.transaction() as connection:
             tick, _ = self.hub.ticks.claim(
                 connection,
@@ -64,6 +64,7 @@ class World:
                 occurrence,
                 origin=Origin.SCHEDULE,
                 due_at=5,
+                begins_at=begins_at,
                 inputs=inputs,  # pyright: ignore[reportArgumentType]
             )
         return tick
@@ -114,6 +115,31 @@ def test_a_tick_whose_run_never_came_has_failed_to_launch(world: World) -> None:
     assert world.tick("1").verdict is Verdict.LAUNCH_FAILED
     assert world.tick("1").reason == "no run came within 600 s"
     assert world.reconcile() == []
+
+
+def test_a_tick_that_is_to_begin_later_than_it_was_due_has_patience_from_then_on(world: World) -> None:
+    world.claim("1", begins_at=world.clock.now() + 20 * MINUTE)
+    assert world.reconcile(after_minutes=25) == []
+    assert world.reconcile(after_minutes=6) == ["tick cron:1 of app/report: no run came within 600 s"]
+
+
+def test_a_tick_that_is_queued_behind_another_is_left_alone(world: World) -> None:
+    waits = NewTick(TASK.key, "cron", "r", 6, 6, 6, "run", 0, None, {}, waits_for=world.claim("1").id)
+    with world.hub.database.transaction() as connection:
+        world.hub.ticks.claim_many(connection, [waits])
+    assert len(world.reconcile(after_minutes=11)) == 1
+    assert world.tick("6").verdict is None
+
+
+def test_a_tick_that_has_no_run_yet_is_left_to_the_daemon_if_there_is_one(world: World) -> None:
+    """One that has just begun to keep the time launches what was left over, however old that is."""
+    world.claim("1")
+    world.clock.time += 60 * MINUTE
+    with world.hub.database.transaction() as connection:
+        world.hub.daemons.beat(connection, "d1", "leader")
+    assert world.reconcile() == []
+    world.runs.of_ticks["1"] = [Run("r1", "FAILURE")]
+    assert len(world.reconcile()) == 1
 
 
 def test_a_tick_whose_run_is_queued_or_runs_is_left_alone(world: World) -> None:

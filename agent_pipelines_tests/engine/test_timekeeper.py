@@ -222,6 +222,19 @@ def test_many_triggers_of_the_same_second(keeper: Keeper) -> None:
     assert len({(tick.task, tick.due_at) for tick in keeper.all()}) == 2_500
 
 
+def test_after_a_long_time_away_no_look_claims_all_that_was_missed(keeper: Keeper) -> None:
+    for number in range(12):
+        keeper.put(every(1), ("default", "app", f"job{number}"))
+    looks = [keeper.look(3_000)]
+    while looks[-1].is_behind:
+        looks.append(keeper.look(3_000))
+    decided = [len(look.decided) + len(look.claimed) for look in looks]
+    assert max(decided) < 15_000
+    assert sum(decided) == 12 * 3_000
+    with keeper.database.reading() as connection:
+        assert sum(1 for _ in keeper.ticks.due(connection, after=0, until=keeper.clock.now())) == 12 * 3_000
+
+
 def test_the_order_in_which_ticks_are_taken_is_that_of_priority_and_time(keeper: Keeper) -> None:
     keeper.put(every(60), ("default", "app", "batch"), priority=-10, lane="burst")
     keeper.put(every(60), ("default", "app", "b_normal"), lane="burst")
