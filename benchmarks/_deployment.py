@@ -1,6 +1,5 @@
 """A project with its home, its database and the real processes, made for one benchmark and removed after it."""
 
-import json
 import os
 import shutil
 import signal
