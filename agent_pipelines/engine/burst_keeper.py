@@ -72,17 +72,16 @@ class BurstKeeper:
         now = self._clock.now()
         with self._database.reading() as connection:
             live = self._bursts.live(connection)
-            next_due = self._triggers.next_due_at(connection, "burst")
-            backlog = {lane.workspace: self._backlog(connection, lane, now, next_due) for lane in lanes}
+            backlog = {lane.workspace: self._backlog(connection, lane, now) for lane in lanes}
         self._launched &= {burst.run_id for burst in live}
         alive = [burst for burst in live if not self._is_lost(burst, now)]
         return sum(self._fill(lane, alive, backlog[lane.workspace], now) for lane in lanes if lane.is_on)
 
-    def _backlog(self, connection: Connection, lane: Lane, now: Microseconds, next_due: Microseconds | None) -> int:
-        """How many ticks are to begin before a burst that is launched now would be there; one stands for some."""
+    def _backlog(self, connection: Connection, lane: Lane, now: Microseconds) -> int:
+        """How many ticks are to begin before a burst that is launched now would be there, those included that will be claimed."""
         until = now + round(lane.settings.ahead * 1_000_000)
         waiting = self._ticks.backlog(connection, workspace=lane.workspace, until=until)
-        return max(waiting, 1 if next_due is not None and next_due <= until else 0)
+        return waiting + self._triggers.count_due(connection, "burst", workspace=lane.workspace, until=until)
 
     def _fill(self, lane: Lane, alive: Sequence[Burst], backlog: int, now: Microseconds) -> int:
         settings = lane.settings

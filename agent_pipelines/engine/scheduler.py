@@ -26,7 +26,7 @@ from agent_pipelines.engine.periodic import Periodic
 from agent_pipelines.engine.run_lane import RunLane
 from agent_pipelines.engine.tick_notes import TickNotes
 from agent_pipelines.engine.ticks import Ticks
-from agent_pipelines.engine.timekeeper import Timekeeper, UnfinishedExecutions
+from agent_pipelines.engine.timekeeper import Look, Timekeeper, UnfinishedExecutions
 from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.store.database import Database
 
@@ -97,11 +97,14 @@ class SecondScheduler(SchedulerDaemon):
             while not shutdown_event.is_set():
                 wait = _LONGEST_WAIT
                 try:
-                    look = timekeeper.look()
-                    notes.expect([*look.claimed, *look.decided[-100:]], declarations.known)
-                    for run_id in look.replaced_runs:
-                        gateway().cancel(run_id)
+                    look = Look()
                     following = timekeeper.following()
+                    if following.asks_for_look(clock.now()):
+                        look = timekeeper.look()
+                        notes.expect([*look.claimed, *look.decided[-100:]], declarations.known)
+                        for run_id in look.replaced_runs:
+                            gateway().cancel(run_id)
+                        following = timekeeper.following()
                     if following.begins_at is not None and following.begins_at <= clock.now():
                         lane.launch_due()
                         following = timekeeper.following()

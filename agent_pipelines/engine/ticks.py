@@ -269,6 +269,11 @@ class Ticks:
         query = sa.select(sa.func.min(ticks.c.begins_at)).where(*free)
         return connection.execute(query if workspace is None else query.where(ticks.c.workspace == workspace)).scalar()
 
+    def standing(self, connection: sa.Connection) -> tuple[Microseconds | None, bool]:
+        """When the first tick is to begin that waits for a run of its own, and whether any is queued behind another one."""
+        begins_at, is_queued = connection.execute(_STANDING).one()
+        return begins_at, bool(is_queued)
+
     def backlog(self, connection: sa.Connection, *, workspace: str, until: Microseconds) -> int:
         """How many ticks are to begin by an instant and wait for a burst."""
         free = (ticks.c.verdict.is_(None), ticks.c.lane == "burst", ticks.c.run_id.is_(None), ticks.c.waits_for.is_(None))
@@ -494,4 +499,9 @@ def _tick(task: TaskKey, trigger: str, occurrence: str) -> dict[str, str]:
 _TICK = ("of_workspace", "of_application", "of_task", "of_trigger", "of_occurrence")
 _IS = sa.and_(*(ticks.c[name.removeprefix("of_")] == sa.bindparam(name) for name in _TICK))
 _FIND = sa.select(ticks).where(_IS)
+_FREE = (ticks.c.verdict.is_(None), ticks.c.run_id.is_(None), ticks.c.waits_for.is_(None))
+_STANDING = sa.select(
+    sa.select(sa.func.min(ticks.c.begins_at)).where(*_FREE, ticks.c.lane == "run").scalar_subquery(),
+    sa.exists().where(ticks.c.verdict.is_(None), ticks.c.waits_for.is_not(None)),
+)
 _DECIDE = ticks.update().where(_IS, ticks.c.verdict.is_(None))

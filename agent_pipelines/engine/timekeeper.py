@@ -64,10 +64,21 @@ class Look:
 
 @dataclass(frozen=True)
 class Following:
-    """When something is due next or is to begin, and when the first tick is to begin that waits for a run of its own."""
+    """What there is to do next: when something is to be claimed, when the first tick is to begin that waits for a run of its own,
+    and whether any tick is queued behind another one, so that a look is worth while at any time."""
 
-    at: Microseconds | None
+    due_at: Microseconds | None
     begins_at: Microseconds | None
+    is_queued: bool
+
+    @property
+    def at(self) -> Microseconds | None:
+        """When there is something to do; None if nobody knows."""
+        return min((instant for instant in (self.due_at, self.begins_at) if instant is not None), default=None)
+
+    def asks_for_look(self, now: Microseconds) -> bool:
+        """Whether something is to be claimed, or may go ahead."""
+        return self.is_queued or (self.due_at is not None and self.due_at <= now)
 
 
 class Timekeeper:
@@ -117,14 +128,13 @@ class Timekeeper:
             is_behind=len(due) == _TRIGGERS or len(plans) < len(due) or any(len(each.ticks) == INSTANTS for each in plans),
         )
 
-    def following(self) -> Following:
-        """When there is something to do next."""
+    def following(self, within: Microseconds = AHEAD) -> Following:
+        """What there is to do within a while; what is later is not looked for."""
         with self._database.reading() as connection:
-            burst = self._triggers.next_due_at(connection, "burst")
-            run = self._triggers.next_due_at(connection, "run")
-            begins_at = self._ticks.next_begin(connection, lane="run")
-        instants = (run, begins_at, None if burst is None else burst - AHEAD)
-        return Following(min((instant for instant in instants if instant is not None), default=None), begins_at)
+            first = self._triggers.first_due(connection, until=self._clock.now() + within + AHEAD)
+            begins_at, is_queued = self._ticks.standing(connection)
+        instants = [at - AHEAD if lane == "burst" else at for lane, at in first.items()]
+        return Following(min(instants, default=None), begins_at, is_queued)
 
     def _plan(self, trigger: StoredTrigger, now: Microseconds, at_work: dict[tuple[TaskKey, str], list[AtWork]]) -> Plan:
         until = now + AHEAD if trigger.lane == "burst" else now

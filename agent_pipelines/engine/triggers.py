@@ -17,7 +17,7 @@ from agent_pipelines.core.task import TaskKey
 from agent_pipelines.core.trigger import Trigger, trigger_name
 from agent_pipelines.engine.due import due_between, next_due
 from agent_pipelines.engine.revision import revision_of
-from agent_pipelines.engine.ticks import NewTick, Ticks
+from agent_pipelines.engine.ticks import Lane, NewTick, Ticks
 from agent_pipelines.store.tables import trigger_history, triggers
 
 Source = Literal["declared", "registered"]
@@ -310,6 +310,17 @@ class Triggers:
         query = sa.select(sa.func.min(triggers.c.next_due_at)).where(triggers.c.next_due_at.is_not(None), triggers.c.lane == lane)
         return connection.execute(query if workspace is None else query.where(triggers.c.workspace == workspace)).scalar()
 
+    def first_due(self, connection: sa.Connection, *, until: Microseconds) -> Mapping[Lane, Microseconds]:
+        """The first instant at which a trigger of each lane is due, of those that are due by an instant.
+
+        Where none is, this costs nothing however many triggers there are: the clock asks several times a second.
+        """
+        return dict(connection.execute(_FIRST_DUE, {"until": until}).tuples().all())
+
+    def count_due(self, connection: sa.Connection, lane: Lane, *, workspace: str, until: Microseconds) -> int:
+        """How many triggers of a lane are due by an instant."""
+        return connection.execute(_COUNT_DUE, {"of_lane": lane, "of_workspace": workspace, "until": until}).scalar_one()
+
     def advance(self, connection: sa.Connection, moves: Iterable[Move]) -> None:
         """Note how far triggers have been looked at.
 
@@ -426,7 +437,16 @@ _ADVANCE = (
     .values(looked_until=sa.bindparam("until"), next_due_at=sa.bindparam("following"), marks=sa.bindparam("places"))
 )
 
-
+_FIRST_DUE = (
+    sa.select(triggers.c.lane, sa.func.min(triggers.c.next_due_at))
+    .where(triggers.c.next_due_at <= sa.bindparam("until"))
+    .group_by(triggers.c.lane)
+)
+_COUNT_DUE = sa.select(sa.func.count()).where(
+    triggers.c.next_due_at <= sa.bindparam("until"),
+    triggers.c.lane == sa.bindparam("of_lane"),
+    triggers.c.workspace == sa.bindparam("of_workspace"),
+)
 _TOLD = ("workspace", "application", "task", "trigger", "source", "definition", "revision", "state", "reason")
 
 
