@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from agent_pipelines.context.composer import deduplication_key
-from agent_pipelines.core.clock import Clock
+from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import ErrorClass, ExecutionFailed, Stage
 from agent_pipelines.core.execution import RunRef, Status, Verdict
 from agent_pipelines.core.invocation import Invocation
@@ -30,7 +30,7 @@ class Admitter:
     ticks: Ticks
 
     async def admit(
-        self, invocation: Invocation, spec: TaskSpec, run: RunRef, gate: Gate | None, trace_id: str
+        self, invocation: Invocation, spec: TaskSpec, run: RunRef, gate: Gate | None, trace_id: str, begins_at: Microseconds
     ) -> tuple[Admission, Failure | None]:
         """Admit an invocation, and say what has failed already, which the execution then ends with."""
         failure: Failure | None = None
@@ -41,7 +41,7 @@ class Admitter:
         except ExecutionFailed as early:
             failure = Failure(early.error_class, Stage.ADMIT, early.message)
         admission = await self.database.write(
-            lambda connection: self._admit(connection, invocation, spec, run, trace_id, skip, dedupe_key)
+            lambda connection: self._admit(connection, invocation, spec, run, trace_id, begins_at, skip, dedupe_key)
         )
         return admission, failure
 
@@ -62,12 +62,13 @@ class Admitter:
         spec: TaskSpec,
         run: RunRef,
         trace_id: str,
+        begins_at: Microseconds,
         skip: str | None,
         dedupe_key: str | None,
     ) -> Admission:
         executions = self.ledger.executions
         frozen = invocation.model_copy(update={"spec_hash": self.ledger.specs.put(connection, spec)})
-        admission = executions.admit(connection, frozen, run, dedupe_key=dedupe_key, trace_id=trace_id)
+        admission = executions.admit(connection, frozen, run, dedupe_key=dedupe_key, trace_id=trace_id, begins_at=begins_at)
         stored = admission.execution
         if admission.outcome == "duplicate":
             reason = f"same work as execution {stored.id}"

@@ -148,7 +148,7 @@ class BurstWorker:
                 next_look = next_beat = self._clock.now() + _SECOND
             if is_closing and not self._is_busy:
                 return
-            await self._rest(min([next_beat if is_closing else min(next_look, next_beat), *self._beginnings()]))
+            await self._rest(next_beat if is_closing else min(next_look, next_beat))
 
     @property
     def _is_busy(self) -> bool:
@@ -173,12 +173,8 @@ class BurstWorker:
         return bool(prepared or refused)
 
     def _begin(self) -> None:
-        """Begin those that are to have begun by now, in the order in which they were taken."""
-        now = self._clock.now()
-        begun = [each for each in self._waiting if each.tick.begins_at <= now]
-        if not begun:
-            return
-        self._waiting = [each for each in self._waiting if each.tick.begins_at > now]
+        """Begin those that were taken, in that order: each makes itself ready, and asks its agent on its instant."""
+        begun, self._waiting = self._waiting, []
         for prepared in begun:
             self._running[asyncio.create_task(self._execute(prepared))] = prepared
 
@@ -192,6 +188,7 @@ class BurstWorker:
                 run=self._reference(prepared),
                 checks=prepared.checks,
                 gate=prepared.gate,
+                begins_at=prepared.tick.begins_at,
             )
             await self._note_repaired(prepared, result)
             ended = Ended(prepared.tick, prepared.spec, result)
@@ -300,9 +297,6 @@ class BurstWorker:
         workspace = self._workspace
         due = await self._nouns.database.read(lambda c: self._nouns.triggers.next_due_at(c, "burst", workspace=workspace))
         return due is None or due > now + _microseconds(self._settings.ahead)
-
-    def _beginnings(self) -> list[Microseconds]:
-        return [min(each.tick.begins_at for each in self._waiting)] if self._waiting else []
 
     async def _rest(self, until: Microseconds) -> None:
         """Wait until an instant, or until something has ended that makes a look worth while."""

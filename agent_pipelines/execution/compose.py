@@ -61,6 +61,7 @@ class Composing:
             run_id=work.run.run_id,
             agent=work.agent.name,
             node=work.node.name,
+            begins_at=work.begins_at,
         )
         if work.stored.resumptions:
             work.journal_seq = self.ledger.journal.last_seq(connection, work.stored.id)

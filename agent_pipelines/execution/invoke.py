@@ -38,8 +38,9 @@ class Invoker:
         while True:
             node = work.node
             recorder = self._recorder(work)
-            started_at = self.clock.now()
+            started_at = max(self.clock.now(), work.begins_at)
             try:
+                await self._until(work.begins_at)
                 outcome = await self._attempt(work, node, recorder)
             except asyncio.CancelledError:
                 work.interrupted = self._ended(work, recorder, started_at, node, "cancelled", None, None)
@@ -55,6 +56,11 @@ class Invoker:
             await self.clock.sleep(decision.delay)
             work.tries += 1
             await self.database.write(lambda connection: self._start(connection, work))
+
+    async def _until(self, instant: Microseconds) -> None:
+        ahead = instant - self.clock.now()
+        if ahead > 0:
+            await self.clock.sleep(ahead / 1_000_000)
 
     def _recorder(self, work: Work) -> Recorder:
         return Recorder(

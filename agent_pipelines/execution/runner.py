@@ -5,7 +5,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from agent_pipelines.context.composer import Composer
-from agent_pipelines.core.clock import Clock
+from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import ErrorClass, IllegalTransition, Stage, StorageError
 from agent_pipelines.core.execution import ExecutionResult, RunRef, Status
 from agent_pipelines.core.invocation import Invocation
@@ -63,13 +63,17 @@ class Runner:
         run: RunRef,
         checks: Sequence[Check] = (),
         gate: Gate | None = None,
+        begins_at: Microseconds = 0,
     ) -> ExecutionResult:
-        """Execute an invocation. Cancelling it cancels the agent's work, and is recorded."""
+        """Execute an invocation. Cancelling it cancels the agent's work, and is recorded.
+
+        With `begins_at` it may be called ahead: everything is made ready, and the agent is asked on that instant.
+        """
         trace = Trace(new_trace_id())
         started_at = self._clock.now()
         # Functions, gates and checks see what templates see: the variables of the task below those of this invocation.
         invocation = invocation.model_copy(update={"variables": {**spec.variables, **invocation.variables}})
-        admission, failure = await self._admitter.admit(invocation, spec, run, gate, trace.trace_id)
+        admission, failure = await self._admitter.admit(invocation, spec, run, gate, trace.trace_id, begins_at)
         stored = admission.execution
         if admission.outcome == "duplicate":
             reason = f"deduplicated into execution {stored.id} of run {stored.run_id}"
@@ -80,9 +84,9 @@ class Runner:
         trace.add("admit", started_at, self._clock.now(), attributes={"agent_pipelines.admission": admission.outcome})
         # The record is without secrets; a new execution works with what it was really given.
         known = invocation if admission.outcome == "new" else stored.invocation
-        deadline_at = started_at + round(spec.timeout.total * 1_000_000)
+        deadline_at = max(started_at, begins_at) + round(spec.timeout.total * 1_000_000)
         frozen = known.model_copy(update={"spec_hash": stored.spec_hash, "deadline_at": deadline_at})
-        work = Work(spec, agent, run, checks, trace, stored, frozen, started_at)
+        work = Work(spec, agent, run, checks, trace, stored, frozen, started_at, begins_at)
         try:
             return await self._carry(work, failure)
         except asyncio.CancelledError:

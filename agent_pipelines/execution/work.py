@@ -57,6 +57,8 @@ class Work:
     stored: StoredExecution
     invocation: Invocation
     started_at: Microseconds
+    begins_at: Microseconds = 0
+    """When the agent is to be asked at the earliest; limits of time count from then."""
     journal_seq: int = 0
     tries: int = 1
     """Of this run, the one that runs included."""
@@ -75,4 +77,4 @@ class Work:
 
     def remaining(self, now: Microseconds) -> float:
         """What is left of the total time of the task, in seconds."""
-        return max(0.0, self.spec.timeout.total - (now - self.started_at) / 1_000_000)
+        return max(0.0, self.spec.timeout.total - (now - max(self.started_at, self.begins_at)) / 1_000_000)

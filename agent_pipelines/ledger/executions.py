@@ -101,11 +101,19 @@ class Executions:
         self._clock = clock
 
     def admit(
-        self, connection: sa.Connection, invocation: Invocation, run: RunRef, *, dedupe_key: str | None, trace_id: str
+        self,
+        connection: sa.Connection,
+        invocation: Invocation,
+        run: RunRef,
+        *,
+        dedupe_key: str | None,
+        trace_id: str,
+        begins_at: Microseconds = 0,
     ) -> Admission:
         """Let a run work on an invocation, or say which execution already does or did.
 
-        The unique keys decide between runs that come at once: one is admitted, the others are duplicates of it.
+        The unique keys decide between runs that come at once: one is admitted, the others are duplicates of it. One that is
+        admitted ahead of its time counts from `begins_at`.
         """
         row = {
             "id": new_id(),
@@ -130,7 +138,7 @@ class Executions:
             "status": str(Status.RUNNING),
             "resumptions": 0,
             "attempts": 0,
-            "created_at": self._clock.now(),
+            "created_at": max(self._clock.now(), begins_at),
             "trace_id": trace_id,
         }
         seq = insert_new(connection, executions, row)
@@ -161,21 +169,22 @@ class Executions:
         run_id: str,
         agent: str,
         node: str,
+        begins_at: Microseconds = 0,
     ) -> None:
-        """Record what the agent is given, and that the first try of this run begins with it."""
+        """Record what the agent is given, and that the first try of this run begins with it, now or at `begins_at`."""
         given = {
             "invocation": recordable(invocation.model_dump(mode="json")),
             "prompt_version": invocation.prompt_version,
             "session_id": invocation.session_id,
             "trimmed": list(trimmed) or None,
         }
-        self._start(connection, execution_id, number, run_id, agent, node, given)
+        self._start(connection, execution_id, number, run_id, agent, node, given, begins_at)
 
     def start_attempt(
         self, connection: sa.Connection, execution_id: str, number: int, *, run_id: str, agent: str, node: str
     ) -> None:
         """Record that a further try begins, before the runtime is asked."""
-        self._start(connection, execution_id, number, run_id, agent, node, {})
+        self._start(connection, execution_id, number, run_id, agent, node, {}, 0)
 
     def finish_attempt(
         self,
@@ -483,6 +492,7 @@ class Executions:
         agent: str,
         node: str,
         given: Mapping[str, Any],
+        begins_at: Microseconds,
     ) -> None:
         row = {
             "execution_id": execution_id,
@@ -491,7 +501,7 @@ class Executions:
             "agent": agent,
             "node": node,
             "status": "running",
-            "started_at": self._clock.now(),
+            "started_at": max(self._clock.now(), begins_at),
         }
         connection.execute(_START_ATTEMPT, row)
         connection.execute(_CHANGE, {"of": execution_id, "attempts": number, "agent": agent, "node": node, **given})

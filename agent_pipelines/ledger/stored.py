@@ -81,7 +81,7 @@ class StoredExecution(BaseModel):
     @property
     def duration_seconds(self) -> float | None:
         """From admission to the end; None while it runs."""
-        return None if self.finished_at is None else (self.finished_at - self.created_at) / 1_000_000
+        return None if self.finished_at is None else max(0, self.finished_at - self.created_at) / 1_000_000
 
     def result(self) -> ExecutionResult:
         """The outcome as the caller of the runner sees it."""

@@ -46,6 +46,27 @@ def _attempts(hub: Hub, result: ExecutionResult) -> list[StoredAttempt]:
         return list(hub.executions.attempts_of(connection, result.execution_id))
 
 
+async def _run(hub: Hub, runtime: ScriptedRuntime, begins_at: int) -> ExecutionResult:
+    return await hub.runner.run(invocation(), spec(), agent(runtime), run=RunRef(run_id="r"), begins_at=begins_at)
+
+
+def test_what_is_made_ready_ahead_asks_the_agent_on_its_instant(hub: Hub, clock: ManualClock) -> None:
+    begins_at = clock.now() + 700_000
+    asked_at: list[int] = []
+
+    class Noting(ScriptedRuntime):
+        async def stream(self, invocation: Invocation) -> AsyncGenerator[AgentEvent, None]:
+            asked_at.append(clock.now())
+            async for event in super().stream(invocation):
+                yield event
+
+    result = asyncio.run(_run(hub, Noting([Final(text="done")]), begins_at))
+    stored, (attempt,) = _stored(hub, result), _attempts(hub, result)
+    assert asked_at == [begins_at]
+    assert stored.created_at == attempt.started_at == begins_at
+    assert stored.invocation.deadline_at == begins_at + round(spec().timeout.total * 1_000_000)
+
+
 def test_a_success_leaves_the_whole_record(hub: Hub, execute: Execute) -> None:
     runtime = ScriptedRuntime(
         [
