@@ -80,7 +80,7 @@ class TickNotes:
                     instigator_type=InstigatorType.SCHEDULE if hasattr(instigator, "cron_schedule") else InstigatorType.SENSOR,
                     status=status,
                     timestamp=tick.due_at / 1_000_000,
-                    end_timestamp=self._clock.now() / 1_000_000,
+                    end_timestamp=max(self._clock.now(), tick.due_at) / 1_000_000,
                     run_ids=[tick.run_id] if tick.run_id is not None and status is TickStatus.SUCCESS else [],
                     skip_reason=redactor.text(f"{tick.verdict}: {tick.reason}") if status is TickStatus.SKIPPED else None,
                     selector_id=instigator.selector_id,
