@@ -86,7 +86,7 @@ class SecondScheduler(SchedulerDaemon):
         beside = [
             declaring,
             beating,
-            Periodic("bursts", lambda: bursts.keep(declarations.lanes), 0.5, stop),
+            Periodic("bursts", lambda: bursts.keep(declarations.lanes), 1.0, stop),
             Periodic("notes", notes.write, 1.0, stop),
             Periodic("schedules", foreign.look, 1.0, stop),
             *([] if keeping.watch is None else [Periodic("watch", keeping.watch, 1.0, stop)]),

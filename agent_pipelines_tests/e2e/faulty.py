@@ -187,7 +187,14 @@ class Deployment:
         """Register tasks that are alike."""
         specs = [
             TaskSpec.model_validate(
-                {"name": name, "application": "many", "intent": "Note it", "agent": "writer", "prompt": "Go", "triggers": [trigger]}
+                {
+                    "name": name,
+                    "application": "many",
+                    "intent": "Note it",
+                    "agent": "writer",
+                    "prompt": "Go",
+                    "triggers": [trigger],
+                }
             )
             for name in names
         ]
@@ -252,10 +259,7 @@ def _be_a_daemon(home: Path, workspace: Path, package: Path, log: Path) -> None:
 
 
 def _agent(function: str) -> str:
-    return (
-        "type: agent_pipelines.components.Agent\nattributes:\n  runtime: python\n  config:\n"
-        f"    function: {function}\n"
-    )
+    return f"type: agent_pipelines.components.Agent\nattributes:\n  runtime: python\n  config:\n    function: {function}\n"
 
 
 def _free_port() -> int:

@@ -7,10 +7,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from agent_pipelines.core.clock import isoformat
 from agent_pipelines.core.errors import ErrorClass
@@ -50,9 +48,7 @@ def server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="module")
-def on_postgres(
-    project: FaultyProject, server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Deployment]:
+def on_postgres(project: FaultyProject, server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     storage = {"postgres": {"postgres_url": server.dsn}}
     home = make_home(tmp_path_factory.mktemp("postgres") / "home", {"storage": storage, "event_log_storage": None})
     deployment = Deployment(project, home)
