@@ -13,6 +13,7 @@ from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.snap import ExecutionPlanSnapshot
 from dagster._core.storage.dagster_run import RunRecord
 from dagster._core.workspace.context import BaseWorkspaceRequestContext
+from dagster._utils.error import SerializableErrorInfo
 from pydantic import BaseModel, ConfigDict
 
 from agent_pipelines.core.clock import Microseconds, from_microseconds, to_microseconds
@@ -278,6 +279,15 @@ class DagsterGateway:
             known[job_name] = (job, plan.execution_plan_snapshot)
         return repository, *known[job_name]
 
+    def _not_loaded(self) -> Sequence[str]:
+        """Which code locations cannot be loaded just now, and why."""
+        entries = {} if self._context is None else self._context.get_code_location_entries()
+        return [
+            f"code location {name!r} cannot be loaded: {redactor.text(_last_cause(entry.load_error))}"
+            for name, entry in entries.items()
+            if entry.load_error is not None
+        ]
+
     def _find(self, job_name: str) -> tuple[CodeLocation, RemoteRepository]:
         found = [
             (location, repository)
@@ -290,13 +300,19 @@ class DagsterGateway:
             raise DefinitionError(f"several code locations have a job {job_name!r}: {names}", fix="Rename all but one")
         if not found:
             known = [job.name for repository in self._repositories() for job in repository.get_all_jobs()]
-            raise DefinitionError(f"no job is named {job_name!r}", fix=_there_are(known))
+            raise DefinitionError("; ".join([f"no job is named {job_name!r}", *self._not_loaded()]), fix=_there_are(known))
         return found[0]
 
 
 @lru_cache(maxsize=16)
 def _declared(text: str) -> Declared:
     return Declared.model_validate_json(text)
+
+
+def _last_cause(error: SerializableErrorInfo) -> str:
+    while error.cause is not None:
+        error = error.cause
+    return error.message.strip()
 
 
 def _there_are(names: Sequence[str]) -> str:
