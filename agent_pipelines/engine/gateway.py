@@ -13,7 +13,6 @@ from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.snap import ExecutionPlanSnapshot
 from dagster._core.storage.dagster_run import RunRecord
 from dagster._core.workspace.context import BaseWorkspaceRequestContext
-from dagster._utils.error import SerializableErrorInfo
 from pydantic import BaseModel, ConfigDict
 
 from agent_pipelines.core.clock import Microseconds, from_microseconds, to_microseconds
@@ -281,12 +280,13 @@ class DagsterGateway:
 
     def _not_loaded(self) -> Sequence[str]:
         """Which code locations cannot be loaded just now, and why."""
-        entries = {} if self._context is None else self._context.get_code_location_entries()
-        return [
-            f"code location {name!r} cannot be loaded: {redactor.text(_last_cause(entry.load_error))}"
-            for name, entry in entries.items()
-            if entry.load_error is not None
-        ]
+        words: list[str] = []
+        for name, entry in ({} if self._context is None else self._context.get_code_location_entries()).items():
+            if (error := entry.load_error) is not None:
+                while error.cause is not None:
+                    error = error.cause
+                words.append(f"code location {name!r} cannot be loaded: {redactor.text(error.message).strip()}")
+        return words
 
     def _find(self, job_name: str) -> tuple[CodeLocation, RemoteRepository]:
         found = [
@@ -307,12 +307,6 @@ class DagsterGateway:
 @lru_cache(maxsize=16)
 def _declared(text: str) -> Declared:
     return Declared.model_validate_json(text)
-
-
-def _last_cause(error: SerializableErrorInfo) -> str:
-    while error.cause is not None:
-        error = error.cause
-    return error.message.strip()
 
 
 def _there_are(names: Sequence[str]) -> str:

@@ -90,9 +90,7 @@ class AdvisoryLeadership:
     fence: what a leader still writes that was taken for dead is fenced by the unique keys of ticks and executions.
     """
 
-    def __init__(
-        self, url: sa.URL, lost: Callable[[str], None], pulse: Callable[[], object], *, silent: float = _SILENT
-    ) -> None:
+    def __init__(self, url: sa.URL, lost: Callable[[str], None], pulse: Callable[[], object], *, silent: float = _SILENT) -> None:
         self._engine = sa.create_engine(
             url,
             poolclass=sa.NullPool,
