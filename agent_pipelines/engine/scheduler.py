@@ -15,6 +15,8 @@ from dagster._time import get_current_datetime
 from dagster._utils.error import serializable_error_info_from_exc_info
 
 from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.core.errors import StorageError
+from agent_pipelines.core.secrets import redactor
 from agent_pipelines.engine.burst_keeper import BurstKeeper
 from agent_pipelines.engine.bursts import Bursts
 from agent_pipelines.engine.daemons import Daemons
@@ -111,8 +113,11 @@ class SecondScheduler(SchedulerDaemon):
                     lane.look_after()
                     wait = 0.0 if look.is_behind else _wait(following.at, clock.now())
                     yield None
-                except Exception:
-                    _log.exception("the clock caught an error, and goes on")
+                except Exception as error:
+                    if isinstance(error, StorageError):
+                        _log.warning("the clock waits for the database: %s", redactor.text(str(error)))
+                    else:
+                        _log.exception("the clock caught an error, and goes on")
                     yield serializable_error_info_from_exc_info(sys.exc_info())
                     wait = _ERROR_WAIT
                 for failed in beside:

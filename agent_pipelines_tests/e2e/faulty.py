@@ -82,14 +82,14 @@ class FaultyProject:
         self._project.agent("writer", _agent(function))
         self._project.task("single", "triggers:\n- kind: interval\n  every: 5s\n  enabled: false\n")
         self.workspace = root / "workspace.yaml"
+        self.location: dict[str, Any] = {}
         self._server: subprocess.Popen[bytes] | None = None
 
     def serve(self) -> None:
         """Start the code server; it need not be ready."""
         port = _free_port()
-        self.workspace.write_text(
-            yaml.safe_dump({"load_from": [{"grpc_server": {"host": "127.0.0.1", "port": port, "location_name": "project"}}]})
-        )
+        self.location = {"grpc_server": {"host": "127.0.0.1", "port": port, "location_name": "project"}}
+        self.workspace.write_text(yaml.safe_dump({"load_from": [self.location]}))
         module = f"{self._project.package}.definitions"
         command = [sys.executable, "-m", "dagster", "api", "grpc", "--host", "127.0.0.1", "--port", str(port)]
         with (self._project.root / "server.log").open("a") as log:
@@ -142,10 +142,10 @@ class Deployment:
         self.instance = dg.DagsterInstance.from_config(str(self.home))
         self.hub: Hub = hub_of(self.instance)
 
-    def start(self) -> Any:
+    def start(self, workspace: Path | None = None) -> Any:
         """Start a daemon; returns its process."""
-        log = self.home / "daemon.log"
-        process = _processes.Process(target=_be_a_daemon, args=(self.home, self.project.workspace, self.project.package, log))
+        file, log = workspace or self.project.workspace, self.home / "daemon.log"
+        process = _processes.Process(target=_be_a_daemon, args=(self.home, file, self.project.package, log))
         process.start()
         self.daemons.append(process)
         return process
