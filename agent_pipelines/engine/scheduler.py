@@ -34,7 +34,7 @@ from agent_pipelines.store.database import Database
 
 _log = logging.getLogger("agent_pipelines.scheduler")
 
-_LONGEST_WAIT = 0.25  # seconds: how soon something registered just now is seen
+_LONGEST_WAIT = 0.5  # seconds: how soon something registered just now is seen
 _SHORTEST_WAIT = 0.002
 _ERROR_WAIT = 1.0
 
@@ -78,7 +78,7 @@ class SecondScheduler(SchedulerDaemon):
         bursts = BurstKeeper(keeping.database, keeping.triggers, keeping.ticks, keeping.bursts, clock, gateway)
         notes = TickNotes(instance, keeping.database, keeping.ticks, clock)
         foreign = _ForeignSchedules(context, self._logger)
-        stop = threading.Event()
+        stop, wake = threading.Event(), threading.Event()
         # What was edited while nobody looked must be known before anything is claimed.
         declaring = Periodic("declarations", lambda: declarations.look(context.create_request_context()), 1.0, stop)
         declaring.once()
@@ -91,7 +91,7 @@ class SecondScheduler(SchedulerDaemon):
             Periodic("bursts", lambda: bursts.keep(declarations.lanes), 1.0, stop),
             Periodic("notes", notes.write, 1.0, stop),
             Periodic("schedules", foreign.look, 1.0, stop),
-            *([] if keeping.watch is None else [Periodic("watch", keeping.watch, 1.0, stop)]),
+            *([] if keeping.watch is None else [Periodic("watch", _then(keeping.watch, wake), 1.0, stop)]),
         ]
         for each in beside:
             each.start()
@@ -123,7 +123,9 @@ class SecondScheduler(SchedulerDaemon):
                 for failed in beside:
                     if failed.failure is not None:
                         yield None
-                shutdown_event.wait(wait)
+                # What was just claimed for an event begins now; a shutdown is seen after the wait.
+                if wake.wait(wait):
+                    wake.clear()
         finally:
             stop.set()
             lane.close()
@@ -136,6 +138,14 @@ class SecondScheduler(SchedulerDaemon):
     def _beat(keeping: Keeping) -> None:
         with keeping.database.transaction() as connection:
             keeping.daemons.beat(connection, keeping.daemon_id, "leader")
+
+
+def _then(watch: Callable[[], int], wake: threading.Event) -> Callable[[], None]:
+    def look() -> None:
+        if watch():
+            wake.set()
+
+    return look
 
 
 def _wait(following: Microseconds | None, now: Microseconds) -> float:
