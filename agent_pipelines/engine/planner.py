@@ -54,11 +54,14 @@ def plan(trigger: StoredTrigger, *, now: Microseconds, until: Microseconds, at_w
     if not isinstance(definition, TimeTrigger):
         return Plan(Move(trigger, max(trigger.looked_until, until), None))
     instants: list[Microseconds] = []
-    for instant in islice(due_after(trigger.definition, trigger.looked_until), INSTANTS):
+    is_all = True
+    for instant in islice(due_after(trigger.definition, trigger.looked_until), INSTANTS + 1):
         if instant > until:
             break
+        if len(instants) == INSTANTS:
+            is_all = False
+            break
         instants.append(instant)
-    is_all = len(instants) < INSTANTS
     looked_until = max(trigger.looked_until, until) if is_all else instants[-1]
     found = Plan(Move(trigger, looked_until, next_due(trigger.definition, looked_until)))
     line = list(at_work)
@@ -67,7 +70,7 @@ def plan(trigger: StoredTrigger, *, now: Microseconds, until: Microseconds, at_w
         verdict, reason = verdicts[instant]
         waits_for: str | None = None
         if verdict is None and line:
-            verdict, reason, waits_for = _overlap(definition, line, len(line) - len(at_work) + _queued(at_work), found)
+            verdict, reason, waits_for = _overlap(definition, line, found, is_ahead=instant > now)
         tick = _tick(trigger, definition, instant, now, verdict, reason, waits_for)
         found.ticks.append(tick)
         if verdict is None:
@@ -114,12 +117,15 @@ def _caught_up(definition: TimeTrigger, late: Sequence[Microseconds], now: Micro
 
 
 def _overlap(
-    definition: TimeTrigger, line: Sequence[AtWork], queued: int, found: Plan
+    definition: TimeTrigger, line: Sequence[AtWork], found: Plan, *, is_ahead: bool
 ) -> tuple[Verdict | None, str | None, str | None]:
-    last = line[-1]
+    last, queued = line[-1], len(line) - 1
     match definition.overlap:
         case "parallel":
             return None, None, None
+        case "skip" if is_ahead:
+            # What is at work now may be final when this one is due: the timekeeper decides then.
+            return None, None, last.tick_id
         case "skip":
             return Verdict.SKIPPED, f"overlap: {last.words}", None
         case "queue" if queued >= definition.queue_limit:
@@ -129,10 +135,6 @@ def _overlap(
         case "replace":
             found.replaced.extend(each for each in line if each not in found.replaced)
             return None, None, last.tick_id
-
-
-def _queued(at_work: Sequence[AtWork]) -> int:
-    return max(0, len(at_work) - 1)
 
 
 def _tick(

@@ -254,9 +254,11 @@ class Ticks:
         return found
 
     def go_ahead(self, connection: sa.Connection, waited_for: Sequence[str]) -> int:
-        """Let the ticks begin now that were queued behind these; returns how many."""
+        """Let the ticks begin that were queued behind these, now or when they were to begin anyway; returns how many."""
+        now = self._clock.now()
         behind = ticks.update().where(ticks.c.verdict.is_(None), ticks.c.waits_for.in_(waited_for))
-        return connection.execute(behind.values(waits_for=None, begins_at=self._clock.now())).rowcount if waited_for else 0
+        begins_at = sa.case((ticks.c.begins_at > now, ticks.c.begins_at), else_=now)
+        return connection.execute(behind.values(waits_for=None, begins_at=begins_at)).rowcount if waited_for else 0
 
     def by_ids(self, connection: sa.Connection, ids: Sequence[str]) -> Mapping[str, Tick]:
         """Ticks by their ids."""

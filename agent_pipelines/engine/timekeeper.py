@@ -1,7 +1,7 @@
 """Claiming what is due, for all triggers of time, each instant once."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +20,7 @@ AHEAD = 1_000_000
 """Microseconds by which ticks of bursts are claimed ahead, so that a burst has them in hand when they are due."""
 
 _TRIGGERS = 2_000  # that one look decides about
+_OVERLAP = "overlap: the tick before it was still at work when it was due"
 _TICKS = 10_000  # that one look claims, or a few more: after a long time away there may be millions
 
 
@@ -103,9 +104,10 @@ class Timekeeper:
         with self._database.reading() as connection:
             due = self._triggers.due(connection, run_until=now, burst_until=now + AHEAD, limit=_TRIGGERS)
             waiting = self._ticks.waiting(connection)
-            at_work = self._at_work(connection, due)
             finished = self._finished(connection, waiting)
-        if not due and not finished:
+            overlapping = [tick for tick in waiting if _is_to_be_skipped(tick, now) and tick.waits_for not in finished]
+            at_work = self._at_work(connection, due, leaving_out={tick.id for tick in overlapping})
+        if not due and not finished and not overlapping:
             return Look()
         plans: list[Plan] = []
         new: list[NewTick] = []
@@ -118,7 +120,9 @@ class Timekeeper:
             ids = self._ticks.claim_many(connection, new)
             self._triggers.advance(connection, (each.move for each in plans))
             runs = [run for each in plans for run in self._make_way(connection, each, ids)]
-            went_ahead = self._ticks.go_ahead(connection, finished)
+            went_ahead = self._ticks.go_ahead(connection, sorted(finished))
+            for tick in overlapping:
+                self._skip(connection, tick.task_key, tick.trigger, tick.occurrence, _OVERLAP)
         claimed = [tick for tick in new if tick.id in ids]
         return Look(
             claimed=[tick for tick in claimed if tick.verdict is None],
@@ -140,7 +144,9 @@ class Timekeeper:
         until = now + AHEAD if trigger.lane == "burst" else now
         return plan(trigger, now=now, until=until, at_work=at_work.get((trigger.task_key, trigger.trigger), ()))
 
-    def _at_work(self, connection: sa.Connection, due: Sequence[StoredTrigger]) -> dict[tuple[TaskKey, str], list[AtWork]]:
+    def _at_work(
+        self, connection: sa.Connection, due: Sequence[StoredTrigger], *, leaving_out: Collection[str]
+    ) -> dict[tuple[TaskKey, str], list[AtWork]]:
         """The ticks that are not final of those triggers that must not overlap."""
         alone = {
             (trigger.task_key, trigger.trigger)
@@ -150,9 +156,11 @@ class Timekeeper:
         found: dict[tuple[TaskKey, str], list[AtWork]] = defaultdict(list)
         if not alone:
             return found
+        # Ticks first: what is admitted between the two readings is then in both of them, and not in neither.
+        unfinished = self._ticks.unfinished(connection, [trigger.seq for trigger in due])
         running = {(each.task_key, each.trigger, each.occurrence): each for each in self._executions.unfinished(connection)}
-        for tick in self._ticks.unfinished(connection, [trigger.seq for trigger in due]):
-            if (tick.task_key, tick.trigger) in alone:
+        for tick in unfinished:
+            if (tick.task_key, tick.trigger) in alone and tick.id not in leaving_out:
                 running.pop((tick.task_key, tick.trigger, tick.occurrence), None)
                 found[tick.task_key, tick.trigger].append(_of_tick(tick))
         for each in running.values():
@@ -165,11 +173,11 @@ class Timekeeper:
             line.sort(key=lambda each: each.due_at)
         return found
 
-    def _finished(self, connection: sa.Connection, waiting: Sequence[Tick]) -> list[str]:
+    def _finished(self, connection: sa.Connection, waiting: Sequence[Tick]) -> set[str]:
         """The ids that ticks wait for and that are final or gone."""
         ids = sorted({tick.waits_for for tick in waiting if tick.waits_for is not None})
         if not ids:
-            return []
+            return set()
         known = self._ticks.by_ids(connection, ids)
         running = {each.id for each in self._executions.unfinished(connection)}
 
@@ -177,7 +185,7 @@ class Timekeeper:
             tick = known.get(tick_id)
             return tick is None or (tick.verdict is not None and tick.execution_id not in running)
 
-        return [tick_id for tick_id in ids if is_final(tick_id)]
+        return {tick_id for tick_id in ids if is_final(tick_id)}
 
     def _make_way(self, connection: sa.Connection, planned: Plan, ids: set[str]) -> list[str]:
         """End what is replaced; returns the runs that are to be cancelled."""
@@ -188,14 +196,20 @@ class Timekeeper:
         for each in planned.replaced:
             reason = f"replaced by the tick of {isoformat(planned.ticks[-1].due_at)}"
             if each.execution_id is None and (each.run_id is None or trigger.lane == "run"):
-                self._ticks.decide(
-                    connection, trigger.task_key, trigger.trigger, str(each.due_at), Verdict.SKIPPED, reason=reason
-                )
+                self._skip(connection, trigger.task_key, trigger.trigger, str(each.due_at), reason)
             elif each.execution_id is not None and trigger.lane == "burst":
                 self._executions.cancel(connection, each.execution_id, reason)
             if each.run_id is not None and trigger.lane == "run":
                 runs.append(each.run_id)
         return runs
+
+    def _skip(self, connection: sa.Connection, task: TaskKey, trigger: str, occurrence: str, reason: str) -> None:
+        self._ticks.decide(connection, task, trigger, occurrence, Verdict.SKIPPED, reason=reason)
+
+
+def _is_to_be_skipped(tick: Tick, now: Microseconds) -> bool:
+    """Whether a queued tick was claimed ahead of an instant that has come, and does not wait any longer than that."""
+    return tick.due_at <= now and tick.inputs.get("overlap") == "skip"
 
 
 def _of_tick(tick: Tick) -> AtWork:

@@ -129,6 +129,24 @@ def test_an_overlapping_tick_can_be_queued_up_to_a_limit() -> None:
     assert "1 ticks are queued already" in (tick.reason or "")
 
 
+def test_the_limit_of_a_queue_leaves_out_the_tick_that_nothing_keeps_waiting() -> None:
+    found = look(every(5, overlap="queue", queue_limit=1, catch_up="all"), 15)
+    assert [tick.verdict for tick in found.ticks] == [None, None, Verdict.SKIPPED]
+
+
+def test_one_that_is_claimed_ahead_waits_for_the_one_at_work_until_it_is_due() -> None:
+    definition = every(5)
+    found = plan(trigger(definition), now=START + 5 * MINUTE - SECOND, until=START + 5 * MINUTE, at_work=AT_WORK)
+    assert [(tick.verdict, tick.waits_for) for tick in found.ticks] == [(None, "old")]
+
+
+def test_as_many_late_instants_as_one_look_decides_about_are_all_that_there_were() -> None:
+    definition = Interval(every=Duration(60))
+    found = plan(trigger(definition), now=START + INSTANTS * MINUTE + 30 * SECOND, until=START + INSTANTS * MINUTE + 30 * SECOND)
+    assert len(found.ticks) == INSTANTS
+    assert found.ticks[-1].verdict is None, "the latest is caught up, for no look follows that would do it"
+
+
 def test_several_queued_ticks_form_a_line() -> None:
     found = look(every(5, overlap="queue", catch_up="all"), 15)
     assert [tick.waits_for for tick in found.ticks] == [None, found.ticks[0].id, found.ticks[1].id]

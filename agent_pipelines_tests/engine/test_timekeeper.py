@@ -3,6 +3,7 @@ import threading
 import pytest
 
 from agent_pipelines.core.clock import ManualClock, isoformat
+from agent_pipelines.core.duration import Duration
 from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.trigger import At, Cron
 from agent_pipelines.engine.timekeeper import AHEAD
@@ -119,6 +120,44 @@ def test_queued_ticks_go_ahead_one_by_one(keeper: Keeper) -> None:
     assert keeper.look(15.2).went_ahead == 0, "the second is at work"
     keeper.end(second)
     assert keeper.look(15.3).went_ahead == 1
+
+
+def test_a_tick_of_a_burst_is_not_skipped_for_one_that_ends_before_it_is_due(keeper: Keeper) -> None:
+    keeper.put(every(1), lane="burst")
+    keeper.look(0)
+    running = keeper.begin(keeper.all()[0])
+    keeper.look(1)
+    keeper.end(running)
+    keeper.look(1.2)
+    first, second = keeper.all()
+    assert (second.verdict, second.waits_for, second.begins_at) == (None, None, first.due_at + SECOND), "not before it is due"
+
+
+def test_a_tick_of_a_burst_is_skipped_once_it_is_due_while_the_one_before_it_is_at_work(keeper: Keeper) -> None:
+    keeper.put(every(1), lane="burst")
+    keeper.look(0)
+    running = keeper.begin(keeper.all()[0])
+    keeper.look(1)
+    assert keeper.timekeeper.following().asks_for_look(keeper.clock.now())
+    keeper.look(2)
+    keeper.look(2.5)
+    assert keeper.told() == [(1, "ran"), (2, "skipped"), (3, None)]
+    assert keeper.all()[2].waits_for == keeper.all()[0].id
+    keeper.end(running)
+    keeper.look(2.7)
+    assert keeper.all()[2].waits_for is None
+
+
+def test_a_queued_tick_does_not_begin_before_its_spread_is_over(keeper: Keeper) -> None:
+    keeper.put(every(60, overlap="queue", spread=Duration(50)))
+    keeper.look(60)
+    keeper.look(120)
+    first, second = keeper.all()
+    with keeper.database.transaction() as connection:
+        keeper.ticks.decide(connection, TASK, first.trigger, first.occurrence, Verdict.LAUNCH_FAILED, reason="gone")
+    keeper.look(120.1)
+    assert keeper.all()[1].waits_for is None
+    assert keeper.all()[1].begins_at == second.begins_at > second.due_at
 
 
 def test_what_waits_for_something_that_is_gone_goes_ahead(keeper: Keeper) -> None:
