@@ -120,9 +120,9 @@ class SecondScheduler(SchedulerDaemon):
                         _log.exception("the clock caught an error, and goes on")
                     yield serializable_error_info_from_exc_info(sys.exc_info())
                     wait = _ERROR_WAIT
-                for failed in beside:
-                    if failed.failure is not None:
-                        yield None
+                # Dagster's pages show these as errors of the scheduler.
+                for failure in [each.failure for each in beside if each.failure is not None]:
+                    yield serializable_error_info_from_exc_info((type(failure), failure, failure.__traceback__))
                 # What was just claimed for an event begins now; a shutdown is seen after the wait.
                 if wake.wait(wait):
                     wake.clear()
