@@ -63,6 +63,10 @@ class RunLane:
         self._hand_out(forgotten)
         return len(forgotten)
 
+    def cancel(self, run_id: str) -> None:
+        """Ask for the end of a run, in the background."""
+        self._pool.submit(self._cancel, run_id)
+
     def close(self) -> None:
         """Finish what is in hand."""
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -98,6 +102,12 @@ class RunLane:
         finally:
             with self._lock:
                 self._in_hand.discard(tick.id)
+
+    def _cancel(self, run_id: str) -> None:
+        try:
+            self._gateway().cancel(run_id)
+        except Exception as error:  # what waits for its end waits for as long as it runs then
+            _log.warning("run %s could not be cancelled: %s", run_id, redactor.text(str(error)))
 
     def _give_up(self, tick: Tick, reason: str) -> None:
         _log.warning("tick %s of %s cannot be launched: %s", tick.id, tick.path, redactor.text(reason))

@@ -80,12 +80,10 @@ class SecondScheduler(SchedulerDaemon):
         # What was edited while nobody looked must be known before anything is claimed.
         declaring = Periodic("declarations", lambda: declarations.look(context.create_request_context()), 1.0, stop)
         declaring.once()
-        beating = Periodic("heartbeat", lambda: self._beat(keeping), 5.0, stop)
-        beating.once()
         adopt_requested(keeping.database, keeping.ticks, gateway())
         beside = [
             declaring,
-            beating,
+            Periodic("forgotten", lane.look_after, 1.0, stop),
             Periodic("bursts", lambda: bursts.keep(declarations.lanes), 0.5, stop),
             Periodic("notes", notes.write, 1.0, stop),
             Periodic("schedules", foreign.look, 1.0, stop),
@@ -93,6 +91,7 @@ class SecondScheduler(SchedulerDaemon):
         ]
         for each in beside:
             each.start()
+        failure: str | None = None
         try:
             while not shutdown_event.is_set():
                 wait = _LONGEST_WAIT
@@ -103,16 +102,20 @@ class SecondScheduler(SchedulerDaemon):
                         look = timekeeper.look()
                         notes.expect([*look.claimed, *look.decided[-100:]], declarations.known)
                         for run_id in look.replaced_runs:
-                            gateway().cancel(run_id)
+                            lane.cancel(run_id)
                         following = timekeeper.following()
+                    is_full = False
                     if following.begins_at is not None and following.begins_at <= clock.now():
-                        lane.launch_due()
+                        is_full = lane.launch_due() == 0
                         following = timekeeper.following()
-                    lane.look_after()
-                    wait = 0.0 if look.is_behind else _wait(following.at, clock.now())
+                    # What begins has to wait for a free place then, and asking again at once would not bring it.
+                    wait = 0.0 if look.is_behind else _wait(following.due_at if is_full else following.at, clock.now())
+                    failure = None
                     yield None
-                except Exception:
-                    _log.exception("the clock caught an error, and goes on")
+                except Exception as error:
+                    if str(error) != failure:
+                        _log.exception("the clock caught an error, and goes on")
+                    failure = str(error)
                     yield serializable_error_info_from_exc_info(sys.exc_info())
                     wait = _ERROR_WAIT
                 for failed in beside:
@@ -121,16 +124,9 @@ class SecondScheduler(SchedulerDaemon):
                 shutdown_event.wait(wait)
         finally:
             stop.set()
-            lane.close()
             for each in beside:
                 each.join(5.0)
-            with keeping.database.transaction() as connection:
-                keeping.daemons.stop(connection, keeping.daemon_id)
-
-    @staticmethod
-    def _beat(keeping: Keeping) -> None:
-        with keeping.database.transaction() as connection:
-            keeping.daemons.beat(connection, keeping.daemon_id, "leader")
+            lane.close()
 
 
 def _wait(following: Microseconds | None, now: Microseconds) -> float:
@@ -175,7 +171,7 @@ class _ForeignSchedules:
                 continue
             for repository in entry.code_location.get_repositories().values():
                 for schedule in repository.get_schedules():
-                    if DeclaredTriggers.from_metadata(_metadata(schedule)) is not None:
+                    if DeclaredTriggers.are_in(_metadata(schedule)):
                         never = ScheduleIterationTimes(schedule.cron_schedule, float("inf"), 0.0)
                         self._times[schedule.selector_id] = never
 
