@@ -56,7 +56,7 @@ class RunLane:
         """Launch again, every ten seconds, what was given a run that never came; returns how many."""
         now = self._clock.now()
         last = self._looked_for_forgotten
-        if last is not None and now < last + _LOOK_FOR_FORGOTTEN:
+        if last is not None and abs(now - last) < _LOOK_FOR_FORGOTTEN:  # a clock may be set back
             return 0
         self._looked_for_forgotten = now
         forgotten = self._forgotten(now, is_first=last is None)

@@ -285,6 +285,19 @@ def test_a_burst_without_work_ends_after_a_while_unless_something_is_due_soon(da
     assert 10_000_000 <= hub.clock.now() - start < 12_000_000
 
 
+def test_a_burst_does_not_sleep_through_a_clock_that_is_set_back(database: Database) -> None:
+    class SetBack(ManualClock):
+        async def sleep(self, seconds: float) -> None:
+            await super().sleep(seconds)
+            if len(self.sleeps) == 5:
+                self.time -= 3_600_000_000
+
+    clock = SetBack()
+    asyncio.run(worker(Hub(database, clock), Counting(), settings=BurstSettings.model_validate({"idle": 10})).work())
+    assert max(clock.sleeps) <= 1
+    assert sum(clock.sleeps) < 20
+
+
 def test_a_burst_that_is_old_takes_no_further_ticks(database: Database) -> None:
     hub = Hub(database, ManualClock())
     settings = BurstSettings.model_validate({"idle": 1_000, "age": 30})
