@@ -74,8 +74,9 @@ class BurstReport:
                     period_began = now
                 self._error = None
             except Exception as error:  # whatever Dagster's storage raises: the executions go on
+                if str(error) != str(self._error):
+                    self._warning(f"not reported yet: {type(error).__name__}: {error}")
                 self._error = error
-                self._warning(f"not reported yet: {type(error).__name__}: {error}")
 
     def _flush(self) -> None:
         while self._told:

@@ -9,6 +9,7 @@ import jsonschema
 from jsonschema.protocols import Validator
 from jsonschema.validators import validator_for
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from referencing.jsonschema import EMPTY_REGISTRY
 
 from agent_pipelines.core.duration import Duration
 from agent_pipelines.core.errors import ErrorClass
@@ -112,6 +113,10 @@ class OutputSpec(_Part):
                 schema_validator(value)
             except jsonschema.SchemaError as error:
                 raise ValueError(f"not a JSON Schema at {error.json_path}: {error.message}") from None
+            if (outside := _reference_outside(value)) is not None:
+                raise ValueError(
+                    f"`$ref` to {outside!r} leaves the schema; write that part below `$defs`, and `#/$defs/NAME` here"
+                )
         return value
 
 
@@ -119,7 +124,20 @@ def schema_validator(schema: dict[str, JsonValue]) -> Validator:
     """Return a validator for a JSON Schema. Raises jsonschema.SchemaError if it is none."""
     kind = validator_for(schema, default=jsonschema.Draft202012Validator)
     kind.check_schema(schema)
-    return kind(schema)
+    # A registry of its own: the default one opens whatever address a `$ref` names, files of this machine among them.
+    return kind(schema, registry=EMPTY_REGISTRY)
+
+
+def _reference_outside(schema: JsonValue) -> str | None:
+    """The first reference of a schema to something that is not in it, None if there is none."""
+    if isinstance(schema, list):
+        return next((found for part in schema if (found := _reference_outside(part)) is not None), None)
+    if not isinstance(schema, dict):
+        return None
+    for name in ("$ref", "$dynamicRef"):
+        if isinstance(target := schema.get(name), str) and not target.startswith("#"):
+            return target
+    return _reference_outside(list(schema.values()))
 
 
 class CheckSpec(_Part):

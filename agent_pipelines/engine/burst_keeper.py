@@ -64,7 +64,7 @@ class BurstKeeper:
         self._bursts = bursts
         self._clock = clock
         self._gateway = gateway
-        self._not_before: Microseconds = 0
+        self._failed_at: Microseconds | None = None
         self._launched: set[str] = set()
 
     def keep(self, lanes: Sequence[Lane]) -> int:
@@ -91,7 +91,8 @@ class BurstKeeper:
         lasting = [burst for burst in own if burst.opened_at is None or burst.opened_at > last_taken]
         wanted = min(settings.runs, -(-backlog // (2 * settings.share)))
         missing = wanted - len(lasting)
-        if missing <= 0 or now < self._not_before:
+        is_pausing = self._failed_at is not None and abs(now - self._failed_at) < _PAUSE
+        if missing <= 0 or is_pausing:
             return 0
         return sum(self._launch(lane.workspace, now) for _ in range(missing))
 
@@ -103,7 +104,7 @@ class BurstKeeper:
         try:
             self._gateway().start(burst_job_name(workspace), run_id, {tag("workspace"): workspace})
         except AgentPipelinesError as error:
-            self._not_before = now + _PAUSE
+            self._failed_at = now
             _log.warning("no burst for workspace %s: %s", workspace, redactor.text(str(error)))
             with self._database.transaction() as connection:
                 self._bursts.close(connection, run_id)
@@ -113,7 +114,8 @@ class BurstKeeper:
     def _is_lost(self, burst: Burst, now: Microseconds) -> bool:
         if burst.opened_at is None:
             return self._will_not_begin(burst, now)
-        return now - (burst.beat_at or burst.opened_at) >= _SILENT and self._lose(burst)
+        # A beat of the future is one of before the clock was set back.
+        return abs(now - (burst.beat_at or burst.opened_at)) >= _SILENT and self._lose(burst)
 
     def _will_not_begin(self, burst: Burst, now: Microseconds) -> bool:
         is_own = burst.run_id in self._launched

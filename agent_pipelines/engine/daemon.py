@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dagster import DagsterInstance
@@ -12,14 +13,17 @@ from dagster._daemon.controller import create_daemon_of_type, daemon_controller_
 from dagster._daemon.daemon import DagsterDaemon, SchedulerDaemon
 from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
 
+from agent_pipelines.core.errors import StorageError
 from agent_pipelines.engine.leadership import AdvisoryLeadership, FileLeadership, Leadership
 from agent_pipelines.engine.logs import log_to_stderr
+from agent_pipelines.engine.periodic import Periodic
 from agent_pipelines.engine.scheduler import Keeping, SecondScheduler
 
 _log = logging.getLogger("agent_pipelines.daemon")
 
 _STATEMENT_TIMEOUT = 60_000  # milliseconds
 _POOL_RECYCLE = 3_600  # seconds
+_BEAT = 5.0  # seconds
 
 
 def run_daemon(instance: DagsterInstance, workspace: Path, keeping: Keeping, *, log_level: str = "info") -> None:
@@ -33,17 +37,23 @@ def run_daemon(instance: DagsterInstance, workspace: Path, keeping: Keeping, *, 
     instance.optimize_for_webserver(statement_timeout=_STATEMENT_TIMEOUT, pool_recycle=_POOL_RECYCLE, max_overflow=20)
     leadership = _leadership(instance, keeping)
     stop = threading.Event()
+    beating = Periodic("heartbeat", lambda: _beat(keeping, "leader"), _BEAT, stop)
     try:
         with capture_interrupts():
             if leadership.acquire(stop, lambda: _beat(keeping, "standby")):
                 _log.info("this process keeps the time")
                 # Before any sensor is looked at: some leave to the daemon what they would do without one.
-                _beat(keeping, "leader")
+                beating.once()
+                # Until the end, for to load the projects may take longer than a standby waits for a sign of life.
+                beating.start()
                 _lead(instance, WorkspaceFileTarget([str(workspace)]), keeping, log_level)
     except KeyboardInterrupt:
         _log.info("asked to stop")
     finally:
         stop.set()
+        beating.join(_BEAT)
+        with suppress(StorageError), keeping.database.transaction() as connection:
+            keeping.daemons.stop(connection, keeping.daemon_id)
         leadership.release()
 
 

@@ -49,7 +49,9 @@ class Daemons:
 
     def alive(self, connection: sa.Connection) -> Sequence[StoredDaemon]:
         """Daemons that have said so lately, leaders first."""
-        query = sa.select(daemons).where(daemons.c.beat_at >= self._clock.now() - STALE)
+        now = self._clock.now()
+        # A beat of the future is one of before the clock was set back.
+        query = sa.select(daemons).where(daemons.c.beat_at.between(now - STALE, now + STALE))
         rows = connection.execute(query.order_by(daemons.c.role, daemons.c.started_at)).mappings()
         return [StoredDaemon.model_validate(row) for row in rows]
 

@@ -54,13 +54,21 @@ class DeclaredTriggers(BaseModel):
         """As metadata of a sensor, which may stand for several."""
         return {TASK: self._task(), TRIGGERS: JsonMetadataValue([trigger.model_dump(mode="json") for trigger in self.triggers])}
 
+    @staticmethod
+    def are_in(metadata: Mapping[str, Any]) -> bool:
+        """Whether a schedule or sensor of this metadata is one of ours."""
+        return isinstance(metadata.get(TASK), JsonMetadataValue)
+
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "DeclaredTriggers | None":
-        """Read it back from the metadata of a schedule or a sensor; None if it is not one of ours."""
-        values = {name: value.data for name, value in metadata.items() if isinstance(value, JsonMetadataValue)}
-        if TASK not in values:
+        """Read it back from the metadata of a schedule or a sensor; None if it is not one of ours.
+
+        Raises ValueError for what another version of ours has written and this one does not know.
+        """
+        if not cls.are_in(metadata):
             return None
-        triggers = values[TRIGGERS] if TRIGGERS in values else [values[TRIGGER]]
+        values = {name: value.data for name, value in metadata.items() if isinstance(value, JsonMetadataValue)}
+        triggers = values.get(TRIGGERS, [values.get(TRIGGER)])
         return cls.model_validate({"task": values[TASK], "triggers": triggers})
 
     def _task(self) -> JsonMetadataValue:

@@ -47,6 +47,7 @@ class Declarations:
         self._known: dict[TriggerKey, Declared] = {}
         self._lanes: dict[str, Lane] = {}
         self._noted: dict[TriggerKey, object] = {}
+        self._unreadable: set[str] = set()
         self._removed_unknown = False
         self._next_look = 0.0
 
@@ -67,18 +68,28 @@ class Declarations:
             return 0
         states = {state.selector_id: state for state in self._instance.all_instigator_state()}
         found: dict[TriggerKey, Declared] = {}
+        unreadable: dict[str, str] = {}
         for repository in _repositories(workspace):
             for each in (*repository.get_schedules(), *repository.get_sensors()):
                 metadata = _metadata(each)
                 is_on = each.get_current_instigator_state(states.get(each.selector_id)).is_running
-                if (lane := Lane.of_sensor(each.name, metadata, is_on=is_on)) is not None:
+                try:
+                    lane = Lane.of_sensor(each.name, metadata, is_on=is_on)
+                    declared = DeclaredTriggers.from_metadata(metadata)
+                except ValueError as error:
+                    unreadable[each.name] = str(error)
+                    continue
+                if lane is not None:
                     self._lanes[lane.workspace] = lane
-                declared = DeclaredTriggers.from_metadata(metadata)
                 if declared is None:
                     continue
                 for trigger in declared.triggers:
                     found[declared.task.key, trigger_name(trigger)] = Declared(declared.task, trigger, is_on, each)
-        is_complete = all(entry.code_location is not None for entry in workspace.get_code_location_entries().values())
+        for name in unreadable.keys() - self._unreadable:
+            _log.error("%s stays as it was; is its project of another version than this daemon? %s", name, unreadable[name])
+        self._unreadable = set(unreadable)
+        is_loaded = all(entry.code_location is not None for entry in workspace.get_code_location_entries().values())
+        is_complete = is_loaded and not unreadable
         changes = self._note(found, is_complete=is_complete)
         self._known = found if is_complete else {**self._known, **found}
         self._next_look = started + _SHARE * (time.monotonic() - started)
@@ -106,7 +117,7 @@ class Declarations:
         return count
 
     def _put(self, connection: Connection, declared: Declared) -> bool:
-        known = self._triggers.get(connection, declared.task.key, trigger_name(declared.trigger))
+        known = self._triggers.get(connection, declared.task.key, trigger_name(declared.trigger), lock=True)
         # A pause stays until somebody ends it, whatever the switch in Dagster's pages says.
         is_paused = known is not None and known.state == "paused" and declared.is_on
         return self._triggers.put(

@@ -29,8 +29,9 @@ class Periodic:
         return self
 
     def join(self, timeout: float) -> None:
-        """Wait for the end, after the stop was said."""
-        self._thread.join(timeout)
+        """Wait for the end, after the stop was said; of one that has not begun there is nothing to wait for."""
+        if self._thread.is_alive():
+            self._thread.join(timeout)
 
     def once(self) -> None:
         """Do the work now."""

@@ -56,12 +56,16 @@ class RunLane:
         """Launch again, every ten seconds, what was given a run that never came; returns how many."""
         now = self._clock.now()
         last = self._looked_for_forgotten
-        if last is not None and now < last + _LOOK_FOR_FORGOTTEN:
+        if last is not None and abs(now - last) < _LOOK_FOR_FORGOTTEN:  # a clock may be set back
             return 0
         self._looked_for_forgotten = now
         forgotten = self._forgotten(now, is_first=last is None)
         self._hand_out(forgotten)
         return len(forgotten)
+
+    def cancel(self, run_id: str) -> None:
+        """Ask for the end of a run, in the background."""
+        self._pool.submit(self._cancel, run_id)
 
     def close(self) -> None:
         """Finish what is in hand."""
@@ -98,6 +102,12 @@ class RunLane:
         finally:
             with self._lock:
                 self._in_hand.discard(tick.id)
+
+    def _cancel(self, run_id: str) -> None:
+        try:
+            self._gateway().cancel(run_id)
+        except Exception as error:  # what waits for its end waits for as long as it runs then
+            _log.warning("run %s could not be cancelled: %s", run_id, redactor.text(str(error)))
 
     def _give_up(self, tick: Tick, reason: str) -> None:
         _log.warning("tick %s of %s cannot be launched: %s", tick.id, tick.path, redactor.text(reason))

@@ -82,12 +82,10 @@ class SecondScheduler(SchedulerDaemon):
         # What was edited while nobody looked must be known before anything is claimed.
         declaring = Periodic("declarations", lambda: declarations.look(context.create_request_context()), 1.0, stop)
         declaring.once()
-        beating = Periodic("heartbeat", lambda: self._beat(keeping), 5.0, stop)
-        beating.once()
         adopt_requested(keeping.database, keeping.ticks, gateway())
         beside = [
             declaring,
-            beating,
+            Periodic("forgotten", lane.look_after, 1.0, stop),
             Periodic("bursts", lambda: bursts.keep(declarations.lanes), 1.0, stop),
             Periodic("notes", notes.write, 1.0, stop),
             Periodic("schedules", foreign.look, 1.0, stop),
@@ -95,6 +93,7 @@ class SecondScheduler(SchedulerDaemon):
         ]
         for each in beside:
             each.start()
+        failure: str | None = None
         try:
             while not shutdown_event.is_set():
                 wait = _LONGEST_WAIT
@@ -105,39 +104,37 @@ class SecondScheduler(SchedulerDaemon):
                         look = timekeeper.look()
                         notes.expect([*look.claimed, *look.decided[-100:]], declarations.known)
                         for run_id in look.replaced_runs:
-                            gateway().cancel(run_id)
+                            lane.cancel(run_id)
                         following = timekeeper.following()
+                    is_full = False
                     if following.begins_at is not None and following.begins_at <= clock.now():
-                        lane.launch_due()
+                        is_full = lane.launch_due() == 0
                         following = timekeeper.following()
-                    lane.look_after()
-                    wait = 0.0 if look.is_behind else _wait(following.at, clock.now())
+                    # What begins has to wait for a free place then, and asking again at once would not bring it.
+                    wait = 0.0 if look.is_behind else _wait(following.due_at if is_full else following.at, clock.now())
+                    failure = None
                     yield None
                 except Exception as error:
                     if isinstance(error, StorageError):
                         _log.warning("the clock waits for the database: %s", redactor.text(str(error)))
-                    else:
+                    elif str(error) != failure:
                         _log.exception("the clock caught an error, and goes on")
+                    failure = str(error)
                     yield serializable_error_info_from_exc_info(sys.exc_info())
                     wait = _ERROR_WAIT
                 # Dagster's pages show these as errors of the scheduler.
-                for failure in [each.failure for each in beside if each.failure is not None]:
-                    yield serializable_error_info_from_exc_info((type(failure), failure, failure.__traceback__))
+                for failed in [
+                    each.failure for each in beside if each.failure is not None and each.failure.__traceback__ is not None
+                ]:
+                    yield serializable_error_info_from_exc_info((type(failed), failed, failed.__traceback__))
                 # What was just claimed for an event begins now; a shutdown is seen after the wait.
                 if wake.wait(wait):
                     wake.clear()
         finally:
             stop.set()
-            lane.close()
             for each in beside:
                 each.join(5.0)
-            with keeping.database.transaction() as connection:
-                keeping.daemons.stop(connection, keeping.daemon_id)
-
-    @staticmethod
-    def _beat(keeping: Keeping) -> None:
-        with keeping.database.transaction() as connection:
-            keeping.daemons.beat(connection, keeping.daemon_id, "leader")
+            lane.close()
 
 
 def _then(watch: Callable[[], int], wake: threading.Event) -> Callable[[], None]:
@@ -190,7 +187,7 @@ class _ForeignSchedules:
                 continue
             for repository in entry.code_location.get_repositories().values():
                 for schedule in repository.get_schedules():
-                    if DeclaredTriggers.from_metadata(_metadata(schedule)) is not None:
+                    if DeclaredTriggers.are_in(_metadata(schedule)):
                         never = ScheduleIterationTimes(schedule.cron_schedule, float("inf"), 0.0)
                         self._times[schedule.selector_id] = never
 

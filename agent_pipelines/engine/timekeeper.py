@@ -117,6 +117,10 @@ class Timekeeper:
             plans.append(self._plan(trigger, now, at_work))
             new += plans[-1].ticks
         with self._database.transaction() as connection:
+            # One that was edited or switched off since it was read claims nothing by what it was.
+            unmoved = self._triggers.unmoved(connection, [each.move.trigger for each in plans])
+            plans = [each for each in plans if each.move.trigger.seq in unmoved]
+            new = [tick for each in plans for tick in each.ticks]
             ids = self._ticks.claim_many(connection, new)
             self._triggers.advance(connection, (each.move for each in plans))
             runs = [run for each in plans for run in self._make_way(connection, each, ids)]

@@ -210,6 +210,13 @@ class Triggers:
         told = [row for row in rows if (row["workspace"], row["application"], row["task"], row["trigger"]) in new]
         if told:
             connection.execute(trigger_history.insert(), [_entry(row, actor, now) for row in told])
+        known = [
+            (*each.task, trigger_name(each.trigger)) for each in wanted if (*each.task, trigger_name(each.trigger)) not in new
+        ]
+        for start in range(0, len(known), _LOCKED_AT_ONCE):
+            # In the order in which all lock several: of two, one waits for the other, never both.
+            some = sa.select(triggers.c.seq).where(sa.tuple_(*key).in_(known[start : start + _LOCKED_AT_ONCE]))
+            connection.execute(some.order_by(triggers.c.seq).with_for_update()).all()
         for each in wanted:
             if (*each.task, trigger_name(each.trigger)) not in new:
                 self.put(
@@ -341,6 +348,16 @@ class Triggers:
         if rows:
             connection.execute(_ADVANCE, rows)
 
+    def unmoved(self, connection: sa.Connection, known: Sequence[StoredTrigger]) -> set[int]:
+        """Lock triggers until the transaction is over, and tell by their `seq` which of them are as they were read.
+
+        The others were edited, switched or looked at by somebody else since.
+        """
+        was = {trigger.seq: (trigger.revision, trigger.since, trigger.looked_until) for trigger in known}
+        columns = (triggers.c.seq, triggers.c.revision, triggers.c.since, triggers.c.looked_until)
+        query = sa.select(*columns).where(triggers.c.seq.in_(was), triggers.c.state == "on").order_by(triggers.c.seq)
+        return {seq for seq, *now in connection.execute(query.with_for_update()) if was[seq] == tuple(now)}
+
     def history(
         self,
         connection: sa.Connection,
@@ -426,6 +443,7 @@ class Triggers:
         connection.execute(trigger_history.insert(), _entry({**_columns(task, name), **values}, actor, now))
 
 
+_LOCKED_AT_ONCE = 1_000
 _ADVANCE = (
     triggers.update()
     .where(

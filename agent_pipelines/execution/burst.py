@@ -128,13 +128,17 @@ class BurstWorker:
         is_closing = False
         while True:
             now = self._clock.now()
+            if now + _SECOND < max(opened, well_at):
+                # The clock was set back: what is to be done at an instant of before would not be done for as long.
+                opened = idle_since = well_at = next_look = next_beat = now
             try:
-                if not is_closing and now >= next_look:
-                    pause = _FASTEST if await self._take() else min(2 * pause, _SLOWEST)
-                    next_look = self._clock.now() + _microseconds(_REFILL if self._has_more else pause)
+                # First: one that was suspended and taken for dead must be looked after again before it takes anything.
                 if now >= next_beat:
                     await self._beat()
                     next_beat = self._clock.now() + _microseconds(_BEAT)
+                if not is_closing and now >= next_look:
+                    pause = _FASTEST if await self._take() else min(2 * pause, _SLOWEST)
+                    next_look = self._clock.now() + _microseconds(_REFILL if self._has_more else pause)
                 self._begin()
                 if self._has_more or self._is_busy:
                     idle_since = self._clock.now()

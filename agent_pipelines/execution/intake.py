@@ -118,6 +118,9 @@ class Intake:
                 refused.append(Refused(tick, recordable_text(str(error))))
             except Exception as error:  # one that nobody thought of must not end the burst
                 refused.append(Refused(tick, recordable_text(f"{type(error).__name__}: {error}")))
+        # Not before: what was at hand when these ticks were taken was not read for them.
+        while len(self._registered) > _SPECS:
+            self._registered.popitem(last=False)
         if refused:
             await self._database.write(lambda connection: self._refuse(connection, refused))
         return prepared, refused
@@ -164,8 +167,6 @@ class Intake:
                 raise _CannotBegin(f"there is no specification {tick.spec_hash}")
             self._refuse_undeclared(spec)
             known = self._registered[tick.spec_hash] = _Known(spec, tick.spec_hash, load_checks(spec), load_gate(spec))
-            if len(self._registered) > _SPECS:
-                self._registered.popitem(last=False)
         self._registered.move_to_end(tick.spec_hash)
         return known
 

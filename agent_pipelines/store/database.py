@@ -66,7 +66,9 @@ class Database:
     def reading(self) -> Generator[sa.Connection]:
         """A connection that only reads one consistent state."""
         with _translated(self), self._engine.connect() as connection:
-            yield connection.execution_options(reading=True)
+            # By default each statement of PostgreSQL sees what was committed before it, and not what the one before it saw.
+            level: dict[str, Any] = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+            yield connection.execution_options(reading=True, **level)
 
     async def write(self, operation: Operation[Result]) -> Result:
         """Run an operation in a group commit; returns when it is durable.
@@ -230,6 +232,7 @@ def _postgres_engine(url: sa.URL) -> sa.Engine:
         pool_pre_ping=True,
         pool_size=4,
         max_overflow=8,
+        executemany_mode="values_plus_batch",  # a hundred updates of one statement a round trip, and not each its own
         connect_args={
             # A process that is suspended in a transaction must not hold its locks against its successor.
             "options": f"-csearch_path={SCHEMA} -cidle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION}",

@@ -14,12 +14,14 @@ from agent_pipelines.core.problems import refuse
 from agent_pipelines.core.refusals import field_of, refusals
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.core.task import TaskKey
+from agent_pipelines.store.storable import storable
 from agent_pipelines.web.problem import Refused
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes that a body may have."""
 
 _MAX_ACTOR = 100  # characters
+_UNSTORABLE = "a NUL character, half of a surrogate pair or a number without bounds, which the record cannot hold; leave it out"
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -39,15 +41,22 @@ class Call:
         raw = await _body(request)
         if raw and request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send the body as application/json")
-        return cls(request.path_params, dict(request.query_params), raw, _actor(request))
+        path, parameters = dict(request.path_params), dict(request.query_params)
+        if storable([*path.values(), *parameters.values()]) != [*path.values(), *parameters.values()]:
+            raise Refused(HTTPStatus.BAD_REQUEST, f"the address holds {_UNSTORABLE}")
+        return cls(path, parameters, raw, _actor(request))
 
     @property
     def body(self) -> Any:
-        """The body as a JSON value, None without one. Raises Refused if it is no JSON."""
+        """The body as a JSON value, None without one. Raises Refused if it is no JSON that the record can hold."""
         try:
-            return json.loads(self.raw, parse_constant=_no_number) if self.raw else None
+            value = json.loads(self.raw, parse_constant=_no_number) if self.raw else None
+            is_storable = storable(value) == value
         except (ValueError, RecursionError) as error:
             raise Refused(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from None
+        if not is_storable:
+            raise Refused(HTTPStatus.BAD_REQUEST, f"the body holds {_UNSTORABLE}")
+        return value
 
     def query(self, model: type[Model]) -> Model:
         """The parameters of the address. Raises DefinitionError for what is wrong with them."""

@@ -1,9 +1,10 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from agent_pipelines.core.task import TaskSpec
+from agent_pipelines.core.task import TaskSpec, schema_validator
 
 
 def _spec(**changes: Any) -> TaskSpec:
@@ -29,6 +30,8 @@ def _spec(**changes: Any) -> TaskSpec:
         ({"session": {"mode": "named"}}, "needs it"),
         ({"session": {"mode": "task", "name": "x"}}, "goes with mode `named`"),
         ({"output": {"schema": {"type": "strnig"}}}, "not a JSON Schema"),
+        ({"output": {"schema": {"properties": {"a": {"$ref": "file:///etc/passwd"}}}}}, "leaves the schema"),
+        ({"output": {"schema": {"$id": "http://127.0.0.1/", "anyOf": [{"$ref": "secrets"}]}}}, "leaves the schema"),
         ({"remember": ["baseline"]}, "declare `output"),
         ({"timeout": {"attempt": "2h", "total": "1h"}}, "longer than `total`"),
         ({"retry": {"errors": ["sunspots"]}}, "sunspots"),
@@ -40,6 +43,13 @@ def test_a_wrong_declaration_is_refused_in_words(changes: dict[str, Any], words:
     with pytest.raises(ValidationError) as caught:
         _spec(**changes)
     assert words in str(caught.value)
+
+
+def test_a_schema_opens_no_address(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"type": "string"}')
+    validator = schema_validator({"$ref": (tmp_path / "other.json").as_uri()})
+    with pytest.raises(Exception, match="Unresolvable"):
+        list(validator.iter_errors(1))
 
 
 def test_the_hash_is_that_of_the_content() -> None:

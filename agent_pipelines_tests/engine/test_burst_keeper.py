@@ -127,6 +127,17 @@ def test_the_ticks_of_a_silent_burst_are_free_again(case: Case) -> None:
         assert [burst.run_id for burst in case.bursts.live(connection)] == [case.dagster.started[-1][1]]
 
 
+def test_the_ticks_of_a_silent_burst_are_free_again_when_the_clock_was_set_back(case: Case) -> None:
+    case.put(every(5), lane="burst")
+    case.keep(0)
+    silent = case.opened()
+    case.look(4.5)
+    with case.database.transaction() as connection:
+        case.ticks.take(connection, lane="burst", until=case.clock.now() + SECOND, limit=5, run_id=silent)
+    case.keep(-3_600)
+    assert [tick.run_id for tick in case.all()] == [None]
+
+
 def test_a_burst_whose_run_failed_before_it_began_is_replaced(case: Case) -> None:
     case.put(every(5), lane="burst")
     case.keep(0)

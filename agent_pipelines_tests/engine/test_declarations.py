@@ -91,6 +91,19 @@ def test_what_is_declared_edited_broken_and_gone_is_noted(case: Case) -> None:
     assert first.effective_at < second.effective_at < third.effective_at
 
 
+def test_what_another_version_declares_stays_as_it_was_and_harms_no_other(case: Case) -> None:
+    case.look(PROJECT.replace("EVERY", "5s"))
+    unknown = """
+old = defs.schedules[0]
+metadata = {**old.metadata, "agent_pipelines/trigger": dg.JsonMetadataValue({"kind": "tide"})}
+strange = dg.ScheduleDefinition(name=old.name, job_name=old.job_name, cron_schedule="* * * * *", metadata=metadata)
+defs = dg.Definitions(jobs=[job], schedules=[strange], sensors=sensors_for(spec, "app__job"))
+"""
+    assert case.look(PROJECT.replace("EVERY", "5s").replace('"pushed"', '"pulled"') + unknown) == 1
+    assert [entry.state for entry in case.history("interval")] == ["on"]
+    assert len(case.history("event")) == 2
+
+
 def test_switches_in_dagsters_pages_are_noted_and_a_pause_outlasts_them(case: Case) -> None:
     case.look(PROJECT.replace("EVERY", "5s"))
 

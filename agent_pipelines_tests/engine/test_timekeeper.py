@@ -1,4 +1,5 @@
 import threading
+from typing import Any
 
 import pytest
 
@@ -6,7 +7,9 @@ from agent_pipelines.core.clock import ManualClock, isoformat
 from agent_pipelines.core.duration import Duration
 from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.trigger import At, Cron
+from agent_pipelines.engine.planner import Plan
 from agent_pipelines.engine.timekeeper import AHEAD
+from agent_pipelines.engine.triggers import StoredTrigger
 from agent_pipelines.store.database import Database
 from agent_pipelines_tests.engine.keeping import SECOND, TASK, Keeper, every
 
@@ -60,6 +63,19 @@ def test_one_that_was_suspended_claims_nothing_that_its_successor_has_claimed(ke
         assert keeper.ticks.claim_many(connection, [tick for plan in plans for tick in plan.ticks]) == set()
         keeper.triggers.advance(connection, (plan.move for plan in plans))
     assert len(keeper.all()) == 4
+
+
+def test_one_that_is_switched_off_during_a_look_claims_nothing_after_that(keeper: Keeper) -> None:
+    keeper.put(every(5), lane="burst")
+    plan = keeper.timekeeper._plan  # pyright: ignore[reportPrivateUsage]
+
+    def switched_off_meanwhile(trigger: StoredTrigger, now: int, at_work: Any) -> Plan:
+        keeper.put(every(5), lane="burst", state="off")
+        return plan(trigger, now, at_work)
+
+    keeper.timekeeper._plan = switched_off_meanwhile  # type: ignore[method-assign]
+    assert keeper.look(4.5).claimed == []
+    assert keeper.all() == []
 
 
 def test_a_clock_set_back_by_an_hour_fires_nothing_twice(keeper: Keeper) -> None:

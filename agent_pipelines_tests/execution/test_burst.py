@@ -14,6 +14,7 @@ from agent_pipelines.core.execution import Status, Verdict
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.engine.burst_settings import BurstSettings
+from agent_pipelines.execution import intake
 from agent_pipelines.execution.burst import Ended
 from agent_pipelines.hub import Hub
 from agent_pipelines.store.database import Database
@@ -62,6 +63,15 @@ def test_two_hundred_ticks_and_what_goes_wrong_with_a_quarter_harms_no_other(hub
     assert runtime.most == 20
     assert runtime.closed == 1
     assert (burst.done, burst.failed, len(told)) == (200, 40, 200)
+
+
+def test_specifications_that_are_no_longer_at_hand_are_read_again(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "_SPECS", 2)
+    now = hub.clock.now()
+    for number in range(30):
+        register(hub, spec(f"job{number % 7}"), due_at=now - 1_000 + number)
+    asyncio.run(worker(hub, Counting(), settings=SETTINGS.model_copy(update={"in_flight": 4})).work())
+    assert verdicts(hub) == {"ran": 30}
 
 
 def test_each_execution_names_the_burst_and_its_own_partition(hub: Hub) -> None:
@@ -273,6 +283,19 @@ def test_a_burst_without_work_ends_after_a_while_unless_something_is_due_soon(da
     settings = BurstSettings.model_validate({"idle": 10, "ahead": 5})
     asyncio.run(worker(hub, Counting(), settings=settings).work())
     assert 10_000_000 <= hub.clock.now() - start < 12_000_000
+
+
+def test_a_burst_does_not_sleep_through_a_clock_that_is_set_back(database: Database) -> None:
+    class SetBack(ManualClock):
+        async def sleep(self, seconds: float) -> None:
+            await super().sleep(seconds)
+            if len(self.sleeps) == 5:
+                self.time -= 3_600_000_000
+
+    clock = SetBack()
+    asyncio.run(worker(Hub(database, clock), Counting(), settings=BurstSettings.model_validate({"idle": 10})).work())
+    assert max(clock.sleeps) <= 1
+    assert sum(clock.sleeps) < 20
 
 
 def test_a_burst_that_is_old_takes_no_further_ticks(database: Database) -> None:

@@ -63,6 +63,16 @@ def test_an_operation_that_the_database_refuses_harms_no_other_of_its_group(data
     assert kinds == ["a, first row", "a", "b, first row", "b"]
 
 
+def test_who_reads_sees_one_state_whatever_is_written_meanwhile(database: Database) -> None:
+    with database.reading() as connection:
+        before = _count(connection)
+        with database.transaction() as other:
+            _insert(other, "late")
+        assert _count(connection) == before
+    with database.reading() as connection:
+        assert _count(connection) == before + 1
+
+
 def test_a_forked_child_writes_with_connections_of_its_own(database: Database) -> None:
     database.submit(lambda c: _insert(c, "parent")).result()
     pid = os.fork()

@@ -1,3 +1,4 @@
+import pytest
 from starlette.testclient import TestClient
 
 from agent_pipelines_tests.insight.filled import Filled
@@ -18,6 +19,14 @@ def test_executions_are_listed_and_shown(filled: Filled) -> None:
         failed = client.get("/executions", params={"status": "failed"}).json()["executions"]
         assert {execution["status"] for execution in failed} == {"failed"}
         assert client.get("/executions/nothing").status_code == 404
+
+
+@pytest.mark.parametrize("value", ["\\u0000", "\\ud800"])
+def test_what_the_record_cannot_hold_is_refused(client: TestClient, value: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    sent = client.post("/events", content=f'{{"type": "mail", "data": {{"a": ["{value}"]}}}}', headers=headers)
+    assert (sent.status_code, "cannot hold" in sent.json()["detail"]) == (400, True)
+    assert client.get("/tasks", params={"text": "a\0b"}).status_code == 400
 
 
 def test_an_event_is_taken_once(client: TestClient) -> None:
