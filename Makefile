@@ -7,7 +7,7 @@ BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE =
 export UV_PYTHON_DOWNLOADS = never
 
-.PHONY: env demo up test check format docs bench clean
+.PHONY: env demo up test chaos check format docs bench clean
 .DEFAULT_GOAL := env
 
 env: .venv/.made  ## build .venv from the lock
@@ -29,6 +29,9 @@ up: env  ## start everything and stay; web UI on 127.0.0.1:3000
 
 test: env  ## run the whole test suite
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+chaos: env  ## kill, suspend and crowd what runs, the long tests among them
+	@$(BIN)/python -m pytest -m "long or not long" $(ARGS) agent_pipelines_tests/e2e
 
 check: env  ## format, lint, types, import direction
 	@$(BIN)/ruff format --check .

@@ -13,14 +13,13 @@ ROLES = {
     "dagster_webserver": "web server",
     "agent_pipelines.cli.main daemon": "daemon",
     "dagster._daemon": "daemon",
-    "engine.warm": "warm process and runs",
-    "proxy_server": "code server",
-    "code-server": "code server",
+    "code-server start": "code server",
     "api grpc": "code server",
+    "agent_pipelines.engine.warm": "warm process and runs",
     "multiprocessing": "runs",
     "execute_run": "runs",
 }
-"""Part of a command line, and what a process with it does; the first that fits."""
+"""Part of the beginning of a command line, and what a process with it does; the first that fits."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ class ServerMeter:
 
 
 def _role(process: psutil.Process) -> str:
-    line = " ".join(process.cmdline())
+    line = " ".join(process.cmdline()[:6])
     return next((role for part, role in ROLES.items() if part in line), "other")
 
 

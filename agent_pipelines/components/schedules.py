@@ -22,7 +22,7 @@ from agent_pipelines.engine.rhythm import EVERY_MINUTE, cron_lines
 from agent_pipelines.engine.switches import switched_on_at
 from agent_pipelines.engine.ticks import Tick
 from agent_pipelines.hub import Hub
-from agent_pipelines.insight.triggers import remarks
+from agent_pipelines.insight.triggers import limits, remarks
 from agent_pipelines.store.database import Connection
 
 _SECOND = 1_000_000
@@ -192,7 +192,7 @@ def _described(spec: TaskSpec, trigger: Cron | Interval, lines: Sequence[str]) -
         case Interval():
             after = f", {trigger.offset:g} s after the full interval" if trigger.offset else ""
             when = f"every {trigger.every:g} s, counted from 1970-01-01T00:00:00Z{after}"
-    parts = [f"Starts {spec.path}: {when}."]
+    parts = [f"Starts {spec.path}: {when}{limits(trigger)}."]
     if tuple(lines) == EVERY_MINUTE and not (isinstance(trigger, Cron) and trigger.cron == EVERY_MINUTE[0]):
         parts.append(
             "Dagster cannot say this as a cron expression, and shows `* * * * *`. `agent-pipelines up` keeps it to the second; "

@@ -14,8 +14,8 @@ from dagster._daemon.daemon import DagsterDaemon, SchedulerDaemon
 from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
 
 from agent_pipelines.core.errors import StorageError
-from agent_pipelines.core.secrets import redactor
 from agent_pipelines.engine.leadership import AdvisoryLeadership, FileLeadership, Leadership
+from agent_pipelines.engine.logs import log_to_stderr
 from agent_pipelines.engine.periodic import Periodic
 from agent_pipelines.engine.scheduler import Keeping, SecondScheduler
 
@@ -24,23 +24,6 @@ _log = logging.getLogger("agent_pipelines.daemon")
 _STATEMENT_TIMEOUT = 60_000  # milliseconds
 _POOL_RECYCLE = 3_600  # seconds
 _BEAT = 5.0  # seconds
-
-
-def log_to_stderr(level: str = "info") -> None:
-    """Show what our own loggers say; Dagster sets up its own."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    ours = logging.getLogger("agent_pipelines")
-    ours.setLevel(level.upper())
-    ours.addHandler(handler)
-    ours.propagate = False
-
-
-class _WithoutSecrets(logging.Formatter):
-    """Tracebacks, too, quote what failed."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redactor.text(super().format(record))
 
 
 def run_daemon(instance: DagsterInstance, workspace: Path, keeping: Keeping, *, log_level: str = "info") -> None:

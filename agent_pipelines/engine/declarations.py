@@ -100,6 +100,7 @@ class Declarations:
         changed = [key for key, seen in as_seen.items() if self._noted.get(key) != seen]
         gone = self._gone(found) if is_complete else []
         if not changed and not gone:
+            self._removed_unknown = self._removed_unknown or is_complete
             return 0
         count = 0
         with self._database.transaction() as connection:

@@ -278,6 +278,16 @@ class DagsterGateway:
             known[job_name] = (job, plan.execution_plan_snapshot)
         return repository, *known[job_name]
 
+    def _not_loaded(self) -> Sequence[str]:
+        """Which code locations cannot be loaded just now, and why."""
+        words: list[str] = []
+        for name, entry in ({} if self._context is None else self._context.get_code_location_entries()).items():
+            if (error := entry.load_error) is not None:
+                while error.cause is not None:
+                    error = error.cause
+                words.append(f"code location {name!r} cannot be loaded: {redactor.text(error.message).strip()}")
+        return words
+
     def _find(self, job_name: str) -> tuple[CodeLocation, RemoteRepository]:
         found = [
             (location, repository)
@@ -290,7 +300,7 @@ class DagsterGateway:
             raise DefinitionError(f"several code locations have a job {job_name!r}: {names}", fix="Rename all but one")
         if not found:
             known = [job.name for repository in self._repositories() for job in repository.get_all_jobs()]
-            raise DefinitionError(f"no job is named {job_name!r}", fix=_there_are(known))
+            raise DefinitionError("; ".join([f"no job is named {job_name!r}", *self._not_loaded()]), fix=_there_are(known))
         return found[0]
 
 

@@ -15,6 +15,8 @@ from dagster._time import get_current_datetime
 from dagster._utils.error import serializable_error_info_from_exc_info
 
 from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.core.errors import StorageError
+from agent_pipelines.core.secrets import redactor
 from agent_pipelines.engine.burst_keeper import BurstKeeper
 from agent_pipelines.engine.bursts import Bursts
 from agent_pipelines.engine.daemons import Daemons
@@ -32,7 +34,7 @@ from agent_pipelines.store.database import Database
 
 _log = logging.getLogger("agent_pipelines.scheduler")
 
-_LONGEST_WAIT = 0.25  # seconds: how soon something registered just now is seen
+_LONGEST_WAIT = 0.5  # seconds: how soon something registered just now is seen
 _SHORTEST_WAIT = 0.002
 _ERROR_WAIT = 1.0
 
@@ -76,7 +78,7 @@ class SecondScheduler(SchedulerDaemon):
         bursts = BurstKeeper(keeping.database, keeping.triggers, keeping.ticks, keeping.bursts, clock, gateway)
         notes = TickNotes(instance, keeping.database, keeping.ticks, clock)
         foreign = _ForeignSchedules(context, self._logger)
-        stop = threading.Event()
+        stop, wake = threading.Event(), threading.Event()
         # What was edited while nobody looked must be known before anything is claimed.
         declaring = Periodic("declarations", lambda: declarations.look(context.create_request_context()), 1.0, stop)
         declaring.once()
@@ -84,10 +86,10 @@ class SecondScheduler(SchedulerDaemon):
         beside = [
             declaring,
             Periodic("forgotten", lane.look_after, 1.0, stop),
-            Periodic("bursts", lambda: bursts.keep(declarations.lanes), 0.5, stop),
+            Periodic("bursts", lambda: bursts.keep(declarations.lanes), 1.0, stop),
             Periodic("notes", notes.write, 1.0, stop),
             Periodic("schedules", foreign.look, 1.0, stop),
-            *([] if keeping.watch is None else [Periodic("watch", keeping.watch, 1.0, stop)]),
+            *([] if keeping.watch is None else [Periodic("watch", _then(keeping.watch, wake), 1.0, stop)]),
         ]
         for each in beside:
             each.start()
@@ -113,20 +115,34 @@ class SecondScheduler(SchedulerDaemon):
                     failure = None
                     yield None
                 except Exception as error:
-                    if str(error) != failure:
+                    if isinstance(error, StorageError):
+                        _log.warning("the clock waits for the database: %s", redactor.text(str(error)))
+                    elif str(error) != failure:
                         _log.exception("the clock caught an error, and goes on")
                     failure = str(error)
                     yield serializable_error_info_from_exc_info(sys.exc_info())
                     wait = _ERROR_WAIT
-                for failed in beside:
-                    if failed.failure is not None:
-                        yield None
-                shutdown_event.wait(wait)
+                # Dagster's pages show these as errors of the scheduler.
+                for failed in [
+                    each.failure for each in beside if each.failure is not None and each.failure.__traceback__ is not None
+                ]:
+                    yield serializable_error_info_from_exc_info((type(failed), failed, failed.__traceback__))
+                # What was just claimed for an event begins now; a shutdown is seen after the wait.
+                if wake.wait(wait):
+                    wake.clear()
         finally:
             stop.set()
             for each in beside:
                 each.join(5.0)
             lane.close()
+
+
+def _then(watch: Callable[[], int], wake: threading.Event) -> Callable[[], None]:
+    def look() -> None:
+        if watch():
+            wake.set()
+
+    return look
 
 
 def _wait(following: Microseconds | None, now: Microseconds) -> float:

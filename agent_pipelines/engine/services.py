@@ -2,26 +2,24 @@
 
     python -m agent_pipelines.engine.services --host 127.0.0.1 --port 3000 [--workspace FILE]
 
-Runs in the directory of a project, for the instance of DAGSTER_HOME. The web server and the daemon share the code servers.
+Runs in the directory of a project, for the instance of DAGSTER_HOME. The web server and the daemon share the code servers, and
+begin when these have loaded. This process has no Dagster in its memory: it does nothing but start and wait.
 """
 
 import argparse
-import contextlib
+import json
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import yaml
-from dagster import DagsterInstance
-from dagster._cli.proxy_server_manager import ProxyServerManager
-from dagster._core.workspace.load_target import PyProjectFileTarget, WorkspaceFileTarget, WorkspaceLoadTarget
-
-from agent_pipelines.engine.daemon import log_to_stderr
+from agent_pipelines.engine.logs import log_to_stderr
 
 _log = logging.getLogger("agent_pipelines.services")
 
@@ -73,33 +71,54 @@ class Service:
             self._process.wait()
 
 
-def serve(target: WorkspaceLoadTarget, host: str, port: int) -> None:
+def serve(workspace: Path | None, host: str, port: int) -> None:
     """Keep the processes alive until SIGINT or SIGTERM."""
-    with contextlib.ExitStack() as stack:
-        instance = stack.enter_context(DagsterInstance.get())
-        servers = stack.enter_context(ProxyServerManager(instance, target, code_server_log_level="WARNING"))
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agent-pipelines-")))
-        workspace = directory / "workspace.yaml"
-        workspace.write_text(yaml.safe_dump({"load_from": list(servers.get_code_server_specs())}))
-        services = [Service(name, command) for name, command in _commands(workspace, host, port)]
+    with tempfile.TemporaryDirectory(prefix="agent-pipelines-") as directory:
+        code_servers = _code_servers(workspace, Path(directory))
+        services = [Service(f"code server {each['name']}", each["command"]) for each in code_servers]
         try:
+            # Who began before the code is loaded would show it as broken until it looks again.
+            while not all(_answers(each["socket"]) for each in code_servers):
+                _keep(services)
+            services += _users_of(Path(directory) / "workspace.yaml", host, port)
             while True:
-                for service in services:
-                    service.keep()
-                time.sleep(_POLL)
+                _keep(services)
         except KeyboardInterrupt:
             _log.info("asked to stop")
         finally:
-            for service in services:
+            # In the other order: nobody is left without his code.
+            for service in reversed(services):
                 service.ask_to_end()
-            for service in services:
+            for service in reversed(services):
                 service.end(_GRACE)
 
 
-def _commands(workspace: Path, host: str, port: int) -> Iterator[tuple[str, list[str]]]:
+def _keep(services: Sequence[Service]) -> None:
+    for service in services:
+        service.keep()
+    time.sleep(_POLL)
+
+
+def _code_servers(workspace: Path | None, directory: Path) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "agent_pipelines.engine.code_servers", str(directory)]
+    given = [] if workspace is None else ["--workspace", str(workspace)]
+    subprocess.run([*command, *given], check=True)
+    return json.loads((directory / "code_servers.json").read_text())
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+def _users_of(workspace: Path, host: str, port: int) -> list[Service]:
     ours = [sys.executable, "-m", "agent_pipelines.cli.main"]
-    yield "web server", [*ours, "web", "--host", host, "--port", str(port), "--workspace", str(workspace)]
-    yield "daemon", [*ours, "daemon", "--workspace", str(workspace)]
+    web = [*ours, "web", "--host", host, "--port", str(port), "--workspace", str(workspace)]
+    return [Service("web server", web), Service("daemon", [*ours, "daemon", "--workspace", str(workspace)])]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -111,8 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     log_to_stderr()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    file = given.workspace
-    serve(PyProjectFileTarget("pyproject.toml") if file is None else WorkspaceFileTarget([str(file)]), given.host, given.port)
+    serve(given.workspace, given.host, given.port)
 
 
 if __name__ == "__main__":

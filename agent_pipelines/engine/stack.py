@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from agent_pipelines.core.errors import AgentPipelinesError
+from agent_pipelines.engine.warm.place import WarmPlace
 
 
 class StackError(AgentPipelinesError):
@@ -106,7 +107,10 @@ class Stack:
         return None if self._process is None else self._process.poll()
 
     def stop(self, grace: float = 20.0) -> None:
-        """Stop all processes of the group: asked first, killed after `grace` seconds."""
+        """Stop all processes of the group: asked first, killed after `grace` seconds.
+
+        Runs that are at work finish; a burst ends soon, because nothing is claimed any more.
+        """
         if self._process is None:
             return
         for number, wait in ((signal.SIGINT, grace), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
@@ -121,6 +125,7 @@ class Stack:
             if not _group_alive(self._process.pid, 5.0):
                 break
         self._process = None
+        WarmPlace(self.home).stop_all()
         if self._log is not None:
             self._log.close()
 

@@ -278,9 +278,7 @@ class Ticks:
 
     def backlog(self, connection: sa.Connection, *, workspace: str, until: Microseconds) -> int:
         """How many ticks are to begin by an instant and wait for a burst."""
-        free = (ticks.c.verdict.is_(None), ticks.c.lane == "burst", ticks.c.run_id.is_(None), ticks.c.waits_for.is_(None))
-        query = sa.select(sa.func.count()).where(*free, ticks.c.workspace == workspace, ticks.c.begins_at <= until)
-        return connection.execute(query).scalar_one()
+        return connection.execute(_BACKLOG, {"of_workspace": workspace, "until": until}).scalar_one()
 
     def find(self, connection: sa.Connection, task: TaskKey, trigger: str, occurrence: str) -> Tick | None:
         """The tick of an occurrence, None if it was never claimed."""
@@ -502,6 +500,9 @@ _TICK = ("of_workspace", "of_application", "of_task", "of_trigger", "of_occurren
 _IS = sa.and_(*(ticks.c[name.removeprefix("of_")] == sa.bindparam(name) for name in _TICK))
 _FIND = sa.select(ticks).where(_IS)
 _FREE = (ticks.c.verdict.is_(None), ticks.c.run_id.is_(None), ticks.c.waits_for.is_(None))
+_BACKLOG = sa.select(sa.func.count()).where(
+    *_FREE, ticks.c.lane == "burst", ticks.c.workspace == sa.bindparam("of_workspace"), ticks.c.begins_at <= sa.bindparam("until")
+)
 _STANDING = sa.select(
     sa.select(sa.func.min(ticks.c.begins_at)).where(*_FREE, ticks.c.lane == "run").scalar_subquery(),
     sa.exists().where(ticks.c.verdict.is_(None), ticks.c.waits_for.is_not(None)),

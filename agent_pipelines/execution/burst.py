@@ -24,6 +24,7 @@ _SECOND = 1_000_000
 _FASTEST, _SLOWEST = 0.05, 0.5  # seconds between two looks for ticks: while there are some, and after a while without any
 _REFILL = 0.02  # seconds that free places are left free at most while ticks wait, so that one look fills several
 _BEAT = 1.0  # seconds
+_UNKEPT = 10 * _SECOND  # for how long something may be due before nobody is thought to claim it
 _PATIENCE = 60.0  # seconds for which the database may fail before the burst gives up
 
 
@@ -297,10 +298,11 @@ class BurstWorker:
             return True
         if self._is_busy or self._has_more or now - idle_since < _microseconds(self._settings.idle):
             return False
-        # A burst that ends just before something is due would have to be replaced at once.
+        # A burst that ends just before something is due would have to be replaced at once. What has been due for long shows
+        # that nobody keeps the time.
         workspace = self._workspace
         due = await self._nouns.database.read(lambda c: self._nouns.triggers.next_due_at(c, "burst", workspace=workspace))
-        return due is None or due > now + _microseconds(self._settings.ahead)
+        return due is None or not -_UNKEPT < due - now <= _microseconds(self._settings.ahead)
 
     async def _rest(self, until: Microseconds) -> None:
         """Wait until an instant, or until something has ended that makes a look worth while."""

@@ -12,11 +12,11 @@ def describe(trigger: Trigger) -> str:
         case Cron():
             seconds = "" if trigger.seconds is None else f" (seconds {trigger.seconds})"
             zone = "" if trigger.timezone == "UTC" else f" {trigger.timezone}"
-            return f"cron {trigger.cron}{seconds}{zone}{_limits(trigger)}"
+            return f"cron {trigger.cron}{seconds}{zone}{limits(trigger)}"
         case Interval():
-            return f"every {_length(trigger.every)}{_limits(trigger)}"
+            return f"every {_length(trigger.every)}{limits(trigger)}"
         case At():
-            return f"at {trigger.at}{_limits(trigger)}"
+            return f"at {trigger.at}{limits(trigger)}"
         case Event():
             return f"event {trigger.event}"
         case AssetUpdate():
@@ -52,7 +52,8 @@ def _at_work(trigger: TimeTrigger) -> str:
             return "with `overlap: replace` one that is at work is cancelled by the next"
 
 
-def _limits(trigger: TimeTrigger) -> str:
+def limits(trigger: TimeTrigger) -> str:
+    """First and last instant and the days that are meant, as they are said after when a trigger is due."""
     starts = "" if trigger.starts_at is None else f" from {trigger.starts_at}"
     ends = "" if trigger.ends_at is None else f" until {trigger.ends_at}"
     return f"{starts}{ends}" + ("" if trigger.calendar is None else f" on {trigger.calendar.words}")

@@ -1,9 +1,9 @@
 """What a request may ask: the parameters of its address and its body, as models."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer, WithJsonSchema, model_validator
 
 from agent_pipelines.core.clock import Microseconds, isoformat, to_microseconds
 from agent_pipelines.core.execution import Status
@@ -60,22 +60,31 @@ class VersionPage(Page):
     before: int | None = Field(default=None, description="`next_before` of the page before.")
 
 
-class TickPage(Page):
-    """Which ticks."""
+class OfTask(Page):
+    """What belongs to a task."""
 
     application: str | None = Field(default=None, description="Only this application.")
-    task: str | None = Field(default=None, description="Only tasks of this name.")
+    task: str | None = Field(default=None, description="Only this task: its name, or application/task.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, values: dict[str, Any]) -> dict[str, Any]:
+        application, slash, name = str(values.get("task", "")).partition("/")
+        return {**values, "application": application, "task": name} if slash else values
+
+
+class TickPage(OfTask):
+    """Which ticks."""
+
     trigger: str | None = Field(default=None, description="Only triggers of this name.")
     since: Instant | None = Field(default=None, description="Only ticks due from this instant on.")
     until: Instant | None = Field(default=None, description="Only ticks due before this instant.")
     before: int | None = Field(default=None, description="`next_before` of the page before.")
 
 
-class ExecutionPage(Page):
+class ExecutionPage(OfTask):
     """Which executions."""
 
-    application: str | None = Field(default=None, description="Only this application.")
-    task: str | None = Field(default=None, description="Only tasks of this name.")
     status: Status | None = Field(default=None, description="Only executions in this state.")
     origin: Origin | None = Field(default=None, description="Only executions that this asked for.")
     run_id: str | None = Field(default=None, description="Only executions of this Dagster run.")

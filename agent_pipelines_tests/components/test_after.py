@@ -11,6 +11,7 @@ from agent_pipelines.core.execution import RunRef, Status, Verdict
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskSpec
+from agent_pipelines.engine.burst_settings import burst_job_name
 from agent_pipelines.engine.gateway import StoredRun
 from agent_pipelines.engine.launch import Launch
 from agent_pipelines.engine.reconciler import Reconciler
@@ -55,10 +56,10 @@ class Night:
         """The report's schedule is looked at."""
         return self.deployment.launch(task, f"2026-01-02T{time}Z")
 
-    def work(self, launch: Launch, *, run_id: str | None = None) -> None:
+    def work(self, launch: Launch, *, run_id: str | None = None, job: str | None = None) -> None:
         """The run of a launch is executed."""
         task, runtime = (REPORT, self.report) if launch.task == "app/report" else (self.mail_task, self.email)
-        self.deployment.run(task, launch, runtime, run_id=run_id)
+        self.deployment.run(task, launch, runtime, run_id=run_id, job=job)
 
     def look(self) -> list[Launch]:
         """The e-mail's sensor is evaluated; in a lossy night each evaluation is first lost, and then made again."""
@@ -379,6 +380,19 @@ def test_a_mail_that_ran_together_with_its_report_is_not_sent_again(night: Night
         ("on_demand", "ran", None),
         ("after", "skipped", f"ran together with its upstream, in run {run_id}"),
     ]
+
+
+def test_each_report_of_a_burst_has_its_mail_in_the_same_burst(night: Night) -> None:
+    """A burst is one Dagster run for many ticks of both."""
+    hourly = spec("report", triggers=[{"kind": "cron", "cron": "0 * * * *"}])
+    run_id, job = new_id(), burst_job_name("default")
+    for hour in ("06", "07", "08"):
+        night.work(night.due(f"{hour}:00", task=hourly), run_id=run_id, job=job)
+        night.at(f"{hour}:15")
+        (mail,) = night.look()
+        night.work(mail, run_id=run_id, job=job)
+    assert night.email.calls == 3
+    assert [verdict for trigger, verdict, _ in night.verdicts() if trigger == "after"] == ["ran"] * 3
 
 
 # --- rehearsals

@@ -49,7 +49,13 @@ def on_sqlite(tmp_path: Path, clock: ManualClock, clean: dg.DagsterInstance) -> 
 def test_each_trigger_of_time_that_repeats_is_a_schedule() -> None:
     task = spec(
         triggers=[
-            {"kind": "cron", "cron": "0 6 * * mon-fri", "timezone": "Europe/Berlin", "name": "nightly"},
+            {
+                "kind": "cron",
+                "cron": "0 6 * * mon-fri",
+                "timezone": "Europe/Berlin",
+                "name": "nightly",
+                "calendar": {"country": "DE"},
+            },
             {"kind": "interval", "every": "90m", "enabled": False},
             {"kind": "interval", "every": "7m", "name": "odd"},
             {"kind": "interval", "every": "5s", "name": "quick"},
@@ -61,12 +67,12 @@ def test_each_trigger_of_time_that_repeats_is_a_schedule() -> None:
     assert (nightly.name, nightly.job_name) == ("app__report__nightly", "the_job")
     assert (nightly.cron_schedule, nightly.execution_timezone) == ("0 6 * * mon-fri", "Europe/Berlin")
     assert nightly.default_status is dg.DefaultScheduleStatus.RUNNING
-    assert nightly.description == "Starts app/report: `0 6 * * mon-fri` in Europe/Berlin."
+    assert nightly.description == "Starts app/report: `0 6 * * mon-fri` in Europe/Berlin on business days of DE."
     assert interval.name == "app__report__interval"
     assert interval.cron_schedule == ("0 */3 * * *", "30 1,4,7,10,13,16,19,22 * * *")
     assert interval.default_status is dg.DefaultScheduleStatus.STOPPED
     assert odd.cron_schedule == "* * * * *"
-    assert "looks each minute, and starts up to a minute late" in (odd.description or "")
+    assert "Dagster's own scheduler starts up to a minute late" in (odd.description or "")
     assert "Due every 5s, but an attempt may take up to 5m: with `overlap: skip` ticks are skipped" in (quick.description or "")
 
 

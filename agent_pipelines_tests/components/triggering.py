@@ -76,7 +76,13 @@ class Deployment:
             return list(found)[::-1]
 
     def run(
-        self, task: TaskSpec, launch: Launch, runtime: Scripted | None = None, *, run_id: str | None = None
+        self,
+        task: TaskSpec,
+        launch: Launch,
+        runtime: Scripted | None = None,
+        *,
+        run_id: str | None = None,
+        job: str | None = None,
     ) -> ExecutionResult:
         """Do what the Dagster run of a launch does."""
         agent = Agent("writer", [Node("one", runtime or Scripted())])
@@ -91,7 +97,8 @@ class Deployment:
             logical_at=launch.logical_at,
             variables=launch.variables,
         )
-        return self.hub.runner.execute(invocation, task, agent, run=RunRef(run_id=run_id or new_id(), resumes=launch.resume))
+        run = RunRef(run_id=run_id or new_id(), job=job, resumes=launch.resume)
+        return self.hub.runner.execute(invocation, task, agent, run=run)
 
     def decide(self, launch: Launch, verdict: Verdict, reason: str) -> None:
         """Give the tick of a launch a verdict without a run."""

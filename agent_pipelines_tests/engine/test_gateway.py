@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -52,6 +53,13 @@ def test_a_launch_is_queued_with_its_request(gateway: DagsterGateway, instance: 
     assert run.tags["team"] == "data"
     assert run.tags["more"] == "yes"
     assert gateway.run_status(run_id) == "QUEUED"
+
+
+def test_a_run_that_nobody_asked_dagster_to_run_is_withdrawn(gateway: DagsterGateway, instance: DagsterInstance) -> None:
+    queued = gateway.launch("app__report", LAUNCH)
+    left = instance.create_run_for_job(dg.GraphDefinition("left").to_job()).run_id
+    assert [gateway.withdraw(run_id) for run_id in (queued, left, left, new_id())] == [False, True, False, False]
+    assert gateway.run_status(left) == "CANCELED"
 
 
 def test_the_runs_of_a_tick_are_found(gateway: DagsterGateway, instance: DagsterInstance, database: Database) -> None:

@@ -36,3 +36,14 @@ def test_an_event_is_taken_once(client: TestClient) -> None:
     assert (first.status_code, again.status_code) == (201, 200)
     assert again.json() == {"id": first.json()["id"], "new": False}
     assert client.post("/events", json={"data": {}}).json()["errors"][0]["field"] == "type"
+
+
+def test_a_task_is_named_by_its_path_or_by_its_parts(filled: Filled) -> None:
+    filled.everything()
+    with client_of(filled.hub) as client:
+        listed = client.get("/executions", params={"limit": 100}).json()["executions"]
+        application, task = listed[0]["application"], listed[0]["task"]
+        by_path = client.get("/executions", params={"task": f"{application}/{task}", "limit": 100}).json()
+        by_parts = client.get("/executions", params={"application": application, "task": task, "limit": 100}).json()
+    assert by_path == by_parts
+    assert 0 < len(by_path["executions"]) < len(listed)

@@ -9,6 +9,7 @@ from agent_pipelines.core.execution import Status, Verdict
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.trigger import After, trigger_name
 from agent_pipelines.engine.after import Decision, Step, decide, repair_has_begun
+from agent_pipelines.engine.burst_settings import burst_job_name
 from agent_pipelines.engine.launch import Launch
 from agent_pipelines.engine.ticks import REPAIR, Tick
 from agent_pipelines.hub import Hub
@@ -73,8 +74,11 @@ def _watched(tick: Tick, execution: StoredExecution | None, repair: Tick | None)
 
 
 def _unless_done(look: Look, connection: Connection, execution: StoredExecution | None, decision: Decision) -> Decision:
-    """The decision, unless the follower has run together with its upstream, as when somebody materializes both."""
-    if decision.step is not Step.RUN or execution is None:
+    """The decision, unless the follower has run together with its upstream, as when somebody materializes both.
+
+    Nobody asked for what shares a burst to be done together: there an earlier tick of the follower may have run.
+    """
+    if decision.step is not Step.RUN or execution is None or execution.job == burst_job_name(execution.workspace):
         return decision
     if look.hub.executions.of_run(connection, execution.run_id, look.task) is None:
         return decision
