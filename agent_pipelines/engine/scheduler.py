@@ -12,7 +12,7 @@ from dagster._core.workspace.context import IWorkspaceProcessContext
 from dagster._daemon.daemon import DaemonIterator, SchedulerDaemon
 from dagster._scheduler.scheduler import ScheduleIterationTimes, launch_scheduled_runs
 from dagster._time import get_current_datetime
-from dagster._utils.error import serializable_error_info_from_exc_info
+from dagster._utils.error import SerializableErrorInfo, serializable_error_info_from_exc_info
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import StorageError
@@ -123,10 +123,8 @@ class SecondScheduler(SchedulerDaemon):
                     yield serializable_error_info_from_exc_info(sys.exc_info())
                     wait = _ERROR_WAIT
                 # Dagster's pages show these as errors of the scheduler.
-                for failed in [
-                    each.failure for each in beside if each.failure is not None and each.failure.__traceback__ is not None
-                ]:
-                    yield serializable_error_info_from_exc_info((type(failed), failed, failed.__traceback__))
+                for failed in [each.failure for each in beside if each.failure is not None]:
+                    yield SerializableErrorInfo(redactor.text(str(failed)), [], type(failed).__name__)
                 # What was just claimed for an event begins now; a shutdown is seen after the wait.
                 if wake.wait(wait):
                     wake.clear()
