@@ -116,7 +116,7 @@ class SecondScheduler(SchedulerDaemon):
                     failure = None
                     yield None
                 except Exception as error:
-                    if isinstance(error, StorageError):
+                    if str(error) != failure and isinstance(error, StorageError):
                         _log.warning("the clock waits for the database: %s", redactor.text(str(error)))
                     elif str(error) != failure:
                         _log.exception("the clock caught an error, and goes on")
