@@ -51,7 +51,10 @@ class TaskSpecs:
     def by_hashes(self, connection: sa.Connection, hashes: Collection[str]) -> Mapping[str, TaskSpec]:
         """Specifications by their hashes; those that are not kept are left out."""
         query = sa.select(task_specs.c.spec_hash, task_specs.c.spec).where(task_specs.c.spec_hash.in_(hashes))
-        return {spec_hash: TaskSpec.model_validate(spec) for spec_hash, spec in connection.execute(query).tuples()}
+        found = {spec_hash: TaskSpec.model_validate(spec) for spec_hash, spec in connection.execute(query).tuples()}
+        # An execution of one that was read need not write it again.
+        _known.setdefault(connection.engine, set()).update(found.keys() - _made.get(connection, set()))
+        return found
 
     def history(self, connection: sa.Connection, task: TaskKey) -> Sequence[tuple[str, int]]:
         """Hashes of a task's specifications and when each was first used, newest first."""
