@@ -120,8 +120,8 @@ class Prompts:
             "actor": actor,
             "created_at": self._clock.now(),
         }
-        insert_new(connection, prompt_versions, row)
-        return self.get(connection, task, version)
+        is_new = insert_new(connection, prompt_versions, row) is not None
+        return PromptVersion.model_validate(row) if is_new else self.get(connection, task, version)
 
     def current(self, connection: sa.Connection, task: TaskKey, channel: Channel = "stable") -> PromptVersion | None:
         """The version that a channel points at, None if it never pointed at any."""

@@ -19,6 +19,8 @@ from agent_pipelines.ledger.recordable import recordable, recordable_text
 from agent_pipelines.ledger.stored import StoredExecution
 from agent_pipelines.store.database import Connection, Database
 
+_GIVEN_UP = (Verdict.SKIPPED, Verdict.MISSED, Verdict.LAUNCH_FAILED)
+
 
 @dataclass(frozen=True)
 class Admitter:
@@ -79,8 +81,12 @@ class Admitter:
         elif admission.outcome == "new" and skip is not None:
             stored = executions.close(connection, stored.id, Status.SKIPPED, reason=recordable_text(skip))
             self._decide(connection, frozen, run, stored, Verdict.SKIPPED, stored.reason)
-        else:
-            self._decide(connection, frozen, run, stored, Verdict.RAN)
+        elif not self._decide(connection, frozen, run, stored, Verdict.RAN) and admission.outcome == "new" and not run.resumes:
+            # A run that comes after its tick was given up, or was replaced by a later one, must not make that verdict untrue.
+            tick = self.ticks.find(connection, frozen.task_key, frozen.trigger, frozen.occurrence)
+            if tick is not None and tick.verdict in _GIVEN_UP:
+                reason = f"the tick was decided before this run came: {tick.verdict}: {tick.reason}"
+                stored = executions.close(connection, stored.id, Status.SKIPPED, reason=reason)
         return Admission(admission.outcome, stored)
 
     def _decide(
