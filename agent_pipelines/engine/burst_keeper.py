@@ -23,6 +23,7 @@ _log = logging.getLogger("agent_pipelines.bursts")
 _SILENT = 10_000_000  # microseconds without a beat after which others may have what a burst took
 _START = 120_000_000  # microseconds that the run of a burst may take to begin
 _INHERITED = 15_000_000  # the same for one that another daemon launched: it may have died on the way
+_SWEEP = 10_000_000  # microseconds between two looks for ticks that no burst has
 _PAUSE = 5_000_000  # microseconds between two launches after one that failed
 
 
@@ -65,6 +66,7 @@ class BurstKeeper:
         self._clock = clock
         self._gateway = gateway
         self._failed_at: Microseconds | None = None
+        self._swept_at: Microseconds = 0
         self._launched: set[str] = set()
 
     def keep(self, lanes: Sequence[Lane]) -> int:
@@ -75,7 +77,19 @@ class BurstKeeper:
             backlog = {lane.workspace: self._backlog(connection, lane, now) for lane in lanes}
         self._launched &= {burst.run_id for burst in live}
         alive = [burst for burst in live if not self._is_lost(burst, now)]
+        self._sweep(now)
         return sum(self._fill(lane, alive, backlog[lane.workspace], now) for lane in lanes if lane.is_on)
+
+    def _sweep(self, now: Microseconds) -> None:
+        """Free what a burst had taken after it was closed, as one that was suspended may have."""
+        if abs(now - self._swept_at) < _SWEEP:
+            return
+        self._swept_at = now
+        with self._database.transaction() as connection:
+            live = [burst.run_id for burst in self._bursts.live(connection)]
+            count = self._ticks.give_back_strays(connection, live)
+        if count:
+            _log.warning("%d ticks of bursts that are over are free again", count)
 
     def _backlog(self, connection: Connection, lane: Lane, now: Microseconds) -> int:
         """How many ticks are to begin before a burst that is launched now would be there, those included that will be claimed."""

@@ -118,6 +118,13 @@ class Declarations:
 
     def _put(self, connection: Connection, declared: Declared) -> bool:
         known = self._triggers.get(connection, declared.task.key, trigger_name(declared.trigger), lock=True)
+        if known is not None and known.source == "registered" and known.state != "removed":
+            _log.warning(
+                "%s/%s is registered at run time, too: trigger %s stays as it was registered; remove one of the two tasks",
+                *declared.task.key[1:],
+                trigger_name(declared.trigger),
+            )
+            return False
         # A pause stays until somebody ends it, whatever the switch in Dagster's pages says.
         is_paused = known is not None and known.state == "paused" and declared.is_on
         return self._triggers.put(

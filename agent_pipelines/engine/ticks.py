@@ -223,6 +223,11 @@ class Ticks:
             given = given.where(ticks.c.id.not_in(but))
         return connection.execute(given.values(run_id=None)).rowcount
 
+    def give_back_strays(self, connection: sa.Connection, live: Collection[str]) -> int:
+        """Take ticks from all bursts but these, which nobody else would take them from; returns how many."""
+        stray = (ticks.c.lane == "burst", ticks.c.verdict.is_(None), ticks.c.run_id.is_not(None), ticks.c.run_id.not_in(live))
+        return connection.execute(ticks.update().where(*stray).values(run_id=None)).rowcount
+
     def withdraw(self, connection: sa.Connection, task: TaskKey, trigger: str, *, due_after: Microseconds) -> int:
         """Remove ticks that were claimed ahead, are not due yet and have no run; returns how many.
 

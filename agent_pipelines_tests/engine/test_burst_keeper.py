@@ -203,3 +203,18 @@ def test_a_burst_whose_launch_failed_and_that_begins_all_the_same_is_looked_afte
         assert burst.closed_at is not None
         case.bursts.open(connection, burst.run_id, "default")
         assert [each.run_id for each in case.bursts.live(connection)] == [burst.run_id]
+
+
+def test_ticks_that_a_closed_burst_has_taken_are_free_again(case: Case) -> None:
+    case.put(every(5), lane="burst")
+    case.keep(0)
+    woken = case.opened()
+    with case.database.transaction() as connection:
+        case.bursts.close(connection, woken)
+    case.look(4.5)
+    with case.database.transaction() as connection:
+        (tick,) = case.ticks.take(connection, lane="burst", until=case.clock.now() + SECOND, limit=5, run_id=woken)
+    case.keep(11)
+    with case.database.transaction() as connection:
+        (again,) = case.ticks.take(connection, lane="burst", until=case.clock.now(), limit=5, run_id="other")
+    assert again.id == tick.id

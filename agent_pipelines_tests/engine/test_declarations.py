@@ -8,7 +8,9 @@ from dagster import DagsterInstance
 from dagster._core.workspace.context import BaseWorkspaceRequestContext
 
 from agent_pipelines.core.clock import ManualClock
+from agent_pipelines.core.duration import Duration
 from agent_pipelines.core.errors import DefinitionError
+from agent_pipelines.core.trigger import Interval
 from agent_pipelines.engine.declarations import Declarations
 from agent_pipelines.engine.gateway import DagsterGateway
 from agent_pipelines.engine.ticks import Ticks
@@ -120,3 +122,14 @@ def test_switches_in_dagsters_pages_are_noted_and_a_pause_outlasts_them(case: Ca
     case.declarations = Declarations(case.instance, case.database, case.triggers)
     case.look(PROJECT.replace("EVERY", "5s"), on=True)
     assert [(entry.state, entry.reason) for entry in case.history("interval")][-1] == ("paused", "too loud")
+
+
+def test_a_task_that_is_registered_too_keeps_the_triggers_of_its_registration(case: Case) -> None:
+    registered = Interval(every=Duration(60))
+    with case.database.transaction() as connection:
+        case.triggers.put(connection, ("default", "app", "job"), registered, source="registered", state="on", actor="kim")
+    case.look(PROJECT.replace("EVERY", "5s"))
+    with case.database.reading() as connection:
+        stored = case.triggers.get(connection, ("default", "app", "job"), "interval")
+    assert stored is not None
+    assert (stored.source, stored.definition) == ("registered", registered)
