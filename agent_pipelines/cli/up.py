@@ -26,7 +26,9 @@ def up(
     if configured and home != project / ".dagster_home":
         typer.echo(f"DAGSTER_HOME is {home}: settings are read from its dagster.yaml, a copy of the project's", err=True)
     stack = Stack(project, home, host=host, port=port)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell starts background jobs with SIGINT ignored; they are to be stopped by it all the same.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         _supervise(stack)
     except KeyboardInterrupt:
