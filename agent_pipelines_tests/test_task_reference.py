@@ -71,4 +71,5 @@ def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
     if below is None:
         yield " ".join(path)
     for name in below or ():
-        yield from _commands(below[name], (*path, name))
+        if not below[name].hidden:
+            yield from _commands(below[name], (*path, name))

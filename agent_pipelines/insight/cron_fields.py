@@ -93,8 +93,6 @@ def _numbers(terms: Sequence[str], first: int, last: int, names: Sequence[str] =
         else:
             begin = _number(span, names, first)
             numbers = range(begin, (last if slash else begin) + 1)
-        if slash and len(numbers) == 1:  # `5-5/2` counts on from 5, as `5/2` does
-            numbers = range(numbers[0], last + 1)
         found.update(numbers[:: int(step)] if slash else numbers)
     return frozenset(found)
 

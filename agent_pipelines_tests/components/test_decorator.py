@@ -65,7 +65,7 @@ def test_functions_of_all_forms_are_tasks_with_the_same_record(project: Project,
 def test_the_declaration_is_that_of_the_function(project: Project) -> None:
     project.file("functions.py", FUNCTIONS)
     defs = project.load()
-    specs = {spec.key.to_user_string(): spec for asset in defs.assets or () for spec in asset.specs}  # pyright: ignore
+    specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
     assert specs["finance/balance"].description == "Sum up the day."
     assert specs["default/reply"].description == "Answer"
 

@@ -80,7 +80,7 @@ def test_the_books_of_a_month_around_a_clock_change_close_for_every_zone(sqlite_
             for cron in (f"30 {hour} * * *", f"*/20 {hour} * * *"):
                 year.declare(zone, change, cron)
     looks = 0
-    while (following := year.timekeeper.following().at) is not None:
+    while (following := year.timekeeper.following(within=366 * DAY).at) is not None:
         year.clock.time = max(year.clock.time, following) + (looks % 7) * 97 * 60 * SECOND
         assert year.look() > 0
         looks += 1

@@ -105,7 +105,7 @@ def files(home: Path, directory: str) -> list[Path]:
 
 
 def test_dagster_can_load_them() -> None:
-    jobs = {job.name for job in definitions(EXAMPLES).jobs or ()}
+    jobs = {job.name for job in definitions(EXAMPLES).jobs or () if not job.name.startswith("agent_pipelines__")}
 
     assert jobs == {
         "finance__reconciliation",
