@@ -28,7 +28,7 @@ up: env  ## start everything and stay; web UI on 127.0.0.1:3000
 	@$(BIN)/python -m examples.demo --stay
 
 test: env  ## run the whole test suite
-	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: env  ## kill, suspend and crowd what runs, the long tests among them
 	@$(BIN)/python -m pytest -m "long or not long" $(ARGS) agent_pipelines_tests/e2e

@@ -25,6 +25,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[DSN_VARIABLE] = _server.dsn
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Those that wait for real processes first: the others fill the time of the other workers.
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _server is not None:
         _server.stop()

@@ -227,6 +227,8 @@ class Deployment:
 def make_home(home: Path, changes: Mapping[str, Any]) -> Path:
     """A home with the settings of one machine, except that what is dead is found sooner."""
     settings: dict[str, Any] = yaml.safe_load((ROOT / "dagster.yaml").read_text())
+    # Its runs are children of the code server, whose steps can be named; the warm launcher has tests of its own.
+    settings["run_launcher"] = {"module": "agent_pipelines.engine.launcher", "class": "WatchedRunLauncher"}
     settings["run_monitoring"] |= {"poll_interval_seconds": 2, "start_timeout_seconds": 90}
     settings["event_log_storage"]["config"]["base_dir"] = str(home)
     settings.update(changes)
