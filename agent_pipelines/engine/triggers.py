@@ -1,14 +1,12 @@
-"""The triggers of all tasks: which are on, how far each has been looked at, and what they were before."""
+"""The triggers of all tasks: which are on, and how far each has been looked at."""
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_pipelines.core.clock import Clock, Microseconds, isoformat
@@ -18,10 +16,8 @@ from agent_pipelines.core.trigger import Trigger, trigger_name
 from agent_pipelines.engine.due import due_between, next_due
 from agent_pipelines.engine.revision import revision_of
 from agent_pipelines.engine.ticks import Lane, NewTick, Ticks
-from agent_pipelines.store.tables import trigger_history, triggers
-
-Source = Literal["declared", "registered"]
-State = Literal["on", "off", "paused", "removed"]
+from agent_pipelines.engine.trigger_history import Source, State, TriggerHistory
+from agent_pipelines.store.tables import triggers
 
 
 class StoredTrigger(BaseModel):
@@ -62,26 +58,6 @@ class StoredTrigger(BaseModel):
         return f"{self.application}/{self.task}"
 
 
-class HistoryEntry(BaseModel):
-    """What a trigger was from `effective_at` on, until the next entry of the same trigger."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    seq: int
-    workspace: str
-    application: str
-    task: str
-    trigger: str
-    source: Source
-    definition: Annotated[Trigger, Field(discriminator="kind")]
-    revision: str
-    state: State
-    reason: str | None
-    actor: str
-    effective_at: Microseconds
-    observed_at: Microseconds
-
-
 @dataclass(frozen=True)
 class Wanted:
     """What a trigger is to be."""
@@ -97,20 +73,6 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class OnPeriod:
-    """A stretch of time in which a trigger was on with one definition: later than `after`, and not later than `until`.
-
-    `until` is None while it still is.
-    """
-
-    task_key: TaskKey
-    trigger: str
-    definition: Trigger
-    after: Microseconds
-    until: Microseconds | None
-
-
-@dataclass(frozen=True)
 class Move:
     """How far a trigger has been looked at now; `marks` of None stay as they are."""
 
@@ -121,11 +83,15 @@ class Move:
 
 
 class Triggers:
-    """Writes and reads the triggers and their history. All methods take part in the caller's transaction."""
+    """Writes and reads the triggers. All methods take part in the caller's transaction.
+
+    Whatever changes about one is appended to `history`.
+    """
 
     def __init__(self, clock: Clock, ticks: Ticks) -> None:
         self._clock = clock
         self._ticks = ticks
+        self.history = TriggerHistory()
 
     def put(
         self,
@@ -148,23 +114,11 @@ class Triggers:
         """
         now = self._clock.now()
         known = self.get(connection, task, trigger_name(trigger), lock=True)
-        revision, definition = revision_of(trigger), trigger.model_dump(mode="json")
-        goes_on = known is not None and known.state == state == "on" and known.revision == revision
-        looked_until = known.looked_until if known is not None and goes_on else now
-        values: dict[str, Any] = {
-            "source": source,
-            "definition": definition,
-            "revision": revision,
-            "lane": lane,
-            "priority": priority,
-            "spec_hash": spec_hash,
-            "state": state,
-            "reason": reason,
-            "since": known.since if known is not None and goes_on else now,
-            "looked_until": looked_until,
-            "next_due_at": next_due(trigger, looked_until) if state == "on" else None,
-            "marks": known.marks if known is not None and goes_on else {},
-        }
+        values = _looking_ahead(Wanted(task, trigger, source, state, lane, priority, spec_hash, reason), now)
+        goes_on = known is not None and known.state == state == "on" and known.revision == values["revision"]
+        if known is not None and goes_on:
+            values["next_due_at"] = next_due(trigger, known.looked_until)
+            values |= {"since": known.since, "looked_until": known.looked_until, "marks": known.marks}
         if known is None:
             connection.execute(triggers.insert(), {**_columns(task, trigger_name(trigger)), **values})
         else:
@@ -178,38 +132,20 @@ class Triggers:
             described = ("source", "definition", "revision", "state", "reason")
             if all(same[name] == values[name] for name in described):
                 return True
-        self._note(connection, task, trigger_name(trigger), values, actor, now)
+        self.history.append(connection, [{**_columns(task, trigger_name(trigger)), **values}], actor=actor, at=now)
         return True
 
     def put_many(self, connection: sa.Connection, wanted: Sequence[Wanted], *, actor: str) -> None:
         """The same for many triggers, in few statements for those that nobody has put before."""
         now = self._clock.now()
-        rows = [
-            {
-                **_columns(each.task, trigger_name(each.trigger)),
-                "source": each.source,
-                "definition": each.trigger.model_dump(mode="json"),
-                "revision": revision_of(each.trigger),
-                "lane": each.lane,
-                "priority": each.priority,
-                "spec_hash": each.spec_hash,
-                "state": each.state,
-                "reason": each.reason,
-                "since": now,
-                "looked_until": now,
-                "next_due_at": next_due(each.trigger, now) if each.state == "on" else None,
-                "marks": {},
-            }
-            for each in wanted
-        ]
+        rows = [{**_columns(each.task, trigger_name(each.trigger)), **_looking_ahead(each, now)} for each in wanted]
         if not rows:
             return
         insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(triggers).on_conflict_do_nothing()
         key = (triggers.c.workspace, triggers.c.application, triggers.c.task, triggers.c.trigger)
         new = {tuple(row) for row in connection.execute(insert.returning(*key), rows)}
         told = [row for row in rows if (row["workspace"], row["application"], row["task"], row["trigger"]) in new]
-        if told:
-            connection.execute(trigger_history.insert(), [_entry(row, actor, now) for row in told])
+        self.history.append(connection, told, actor=actor, at=now)
         known = [
             (*each.task, trigger_name(each.trigger)) for each in wanted if (*each.task, trigger_name(each.trigger)) not in new
         ]
@@ -243,7 +179,7 @@ class Triggers:
         values = {"state": "removed", "reason": reason, "next_due_at": None}
         connection.execute(triggers.update().where(triggers.c.seq == known.seq).values(**values))
         told = {**known.model_dump(mode="json", include={"source", "definition", "revision"}), **values}
-        self._note(connection, task, name, told, actor, now)
+        self.history.append(connection, [{**_columns(task, name), **told}], actor=actor, at=now)
         return True
 
     def get(self, connection: sa.Connection, task: TaskKey, name: str, *, lock: bool = False) -> StoredTrigger | None:
@@ -285,24 +221,11 @@ class Triggers:
         rows = connection.execute(query.with_for_update() if lock else query).mappings()
         return [StoredTrigger.model_validate(row) for row in rows]
 
-    def changes(self, connection: sa.Connection, *, after: int) -> Sequence[tuple[int, TaskKey, str]]:
-        """Entries of the history above a `seq`: their `seq`, the task, the trigger."""
-        h = trigger_history.c
-        query = sa.select(h.seq, h.workspace, h.application, h.task, h.trigger).where(h.seq > after).order_by(h.seq)
-        return [
-            (seq, (workspace, application, task), name) for seq, workspace, application, task, name in connection.execute(query)
-        ]
-
-    def last_change(self, connection: sa.Connection) -> int:
-        """The highest `seq` of the history that is visible, 0 if there is none."""
-        return connection.execute(sa.select(sa.func.coalesce(sa.func.max(trigger_history.c.seq), 0))).scalar_one()
-
     def due(
         self, connection: sa.Connection, *, run_until: Microseconds, burst_until: Microseconds, limit: int = 2_000
     ) -> Sequence[StoredTrigger]:
         """Triggers that are due at an instant, which is one for those with runs of their own and one for those of bursts."""
         is_due = sa.or_(
-            triggers.c.next_due_at <= min(run_until, burst_until),
             sa.and_(triggers.c.lane == "burst", triggers.c.next_due_at <= burst_until),
             sa.and_(triggers.c.lane == "run", triggers.c.next_due_at <= run_until),
         )
@@ -358,28 +281,6 @@ class Triggers:
         query = sa.select(*columns).where(triggers.c.seq.in_(was), triggers.c.state == "on").order_by(triggers.c.seq)
         return {seq for seq, *now in connection.execute(query.with_for_update()) if was[seq] == tuple(now)}
 
-    def history(
-        self,
-        connection: sa.Connection,
-        *,
-        workspace: str | None = None,
-        task: TaskKey | None = None,
-        effective_to: Microseconds | None = None,
-    ) -> Sequence[HistoryEntry]:
-        """What triggers were, each with its entries in the order in which they took effect."""
-        h = trigger_history
-        query = sa.select(h)
-        if workspace is not None:
-            query = query.where(h.c.workspace == workspace)
-        if task is not None:
-            query = query.where(
-                *(h.c[name] == value for name, value in zip(("workspace", "application", "task"), task, strict=True))
-            )
-        if effective_to is not None:
-            query = query.where(h.c.effective_at < effective_to)
-        query = query.order_by(h.c.workspace, h.c.application, h.c.task, h.c.trigger, h.c.seq)
-        return [HistoryEntry.model_validate(row) for row in connection.execute(query).mappings()]
-
     def _close_account(self, connection: sa.Connection, known: StoredTrigger, now: Microseconds, why: str) -> None:
         """Miss what was due while the trigger was as it was, and that nobody has looked at."""
         if known.state != "on" or known.next_due_at is None:
@@ -405,43 +306,6 @@ class Triggers:
         while some := list(islice(unseen, 1_000)):
             self._ticks.claim_many(connection, some)
 
-    def on_periods(
-        self,
-        connection: sa.Connection,
-        *,
-        since: Microseconds,
-        until: Microseconds,
-        workspace: str | None = None,
-        application: str | None = None,
-        task: str | None = None,
-    ) -> Iterator[OnPeriod]:
-        """When triggers were on between two instants, as their history tells it; one by one, for there may be many."""
-        h = trigger_history
-        same = (h.c.workspace, h.c.application, h.c.task, h.c.trigger)
-        ends_at = sa.func.lead(h.c.effective_at).over(partition_by=same, order_by=h.c.seq).label("ends_at")
-        entries = sa.select(*same, h.c.definition, h.c.state, h.c.effective_at, ends_at)
-        for column, value in zip(same, (workspace, application, task), strict=False):
-            if value is not None:
-                entries = entries.where(column == value)
-        entry = entries.subquery().c
-        is_on = (entry.state == "on", entry.effective_at < until, sa.or_(entry.ends_at.is_(None), entry.ends_at > since))
-        columns = (entry.workspace, entry.application, entry.task, entry.trigger, entry.definition)
-        query = sa.select(*columns, entry.effective_at, entry.ends_at).where(*is_on)
-        for row in connection.execute(query):
-            definition = _defined(json.dumps(row.definition, sort_keys=True))
-            yield OnPeriod((row.workspace, row.application, row.task), row.trigger, definition, row.effective_at, row.ends_at)
-
-    def known_since(self, connection: sa.Connection, task: TaskKey, name: str) -> Microseconds | None:
-        """When a trigger was seen first; None if it never was."""
-        query = sa.select(sa.func.min(trigger_history.c.effective_at)).where(trigger_history.c.trigger == name)
-        of_task = zip(("workspace", "application", "task"), task, strict=True)
-        return connection.execute(query.where(*(trigger_history.c[column] == value for column, value in of_task))).scalar()
-
-    def _note(
-        self, connection: sa.Connection, task: TaskKey, name: str, values: Mapping[str, Any], actor: str, now: Microseconds
-    ) -> None:
-        connection.execute(trigger_history.insert(), _entry({**_columns(task, name), **values}, actor, now))
-
 
 _LOCKED_AT_ONCE = 1_000
 _ADVANCE = (
@@ -465,19 +329,24 @@ _COUNT_DUE = sa.select(sa.func.count()).where(
     triggers.c.lane == sa.bindparam("of_lane"),
     triggers.c.workspace == sa.bindparam("of_workspace"),
 )
-_TOLD = ("workspace", "application", "task", "trigger", "source", "definition", "revision", "state", "reason")
 
 
-def _entry(values: Mapping[str, Any], actor: str, now: Microseconds) -> dict[str, Any]:
-    return {**{name: values[name] for name in _TOLD}, "actor": actor, "effective_at": now, "observed_at": now}
-
-
-_trigger = TypeAdapter[Trigger](Annotated[Trigger, Field(discriminator="kind")])
-
-
-@lru_cache(maxsize=16_384)
-def _defined(definition: str) -> Trigger:
-    return _trigger.validate_json(definition)
+def _looking_ahead(wanted: Wanted, now: Microseconds) -> dict[str, Any]:
+    """The columns of a trigger that is looked at from now on."""
+    return {
+        "source": wanted.source,
+        "definition": wanted.trigger.model_dump(mode="json"),
+        "revision": revision_of(wanted.trigger),
+        "lane": wanted.lane,
+        "priority": wanted.priority,
+        "spec_hash": wanted.spec_hash,
+        "state": wanted.state,
+        "reason": wanted.reason,
+        "since": now,
+        "looked_until": now,
+        "next_due_at": next_due(wanted.trigger, now) if wanted.state == "on" else None,
+        "marks": {},
+    }
 
 
 def _columns(task: TaskKey, name: str) -> dict[str, str]:

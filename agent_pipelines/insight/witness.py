@@ -16,7 +16,8 @@ from agent_pipelines.core.task import TaskKey
 from agent_pipelines.core.trigger import After, At, Cron, Event, Interval, TimeTrigger, Trigger
 from agent_pipelines.engine.inbox import Inbox, InboxEvent
 from agent_pipelines.engine.ticks import REPAIR, DueTick, Tick, Ticks
-from agent_pipelines.engine.triggers import OnPeriod, Triggers
+from agent_pipelines.engine.trigger_history import OnPeriod
+from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.insight.books import MANY, Account, Books, Gap
 from agent_pipelines.insight.second_reading import due_instants
 from agent_pipelines.ledger.executions import Executions
@@ -80,8 +81,8 @@ class Witness:
         until = now if until is None else min(until, now)
         chosen: dict[str, Any] = {"workspace": workspace, "application": application, "task": task}
         with self._database.reading() as connection:
-            periods = list(self._triggers.on_periods(connection, since=since, until=until, **chosen))
-            audit = _Audit(periods, now, self._patience, lambda key: self._triggers.known_since(connection, *key))
+            periods = list(self._triggers.history.on_periods(connection, since=since, until=until, **chosen))
+            audit = _Audit(periods, now, self._patience, lambda key: self._triggers.history.known_since(connection, *key))
             ticks = self._ticks.due(connection, after=since, until=until, **chosen)
             settled = now - self._settling
             for instant, keys, found in _side_by_side(_expected(periods, since, until), ticks):

@@ -14,7 +14,8 @@ from agent_pipelines.core.trigger import Interval
 from agent_pipelines.engine.declarations import Declarations
 from agent_pipelines.engine.gateway import DagsterGateway
 from agent_pipelines.engine.ticks import Ticks
-from agent_pipelines.engine.triggers import HistoryEntry, Triggers
+from agent_pipelines.engine.trigger_history import HistoryEntry
+from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.engine.workspace import Workspace
 from agent_pipelines.store.database import Database
 from agent_pipelines_tests.engine.project import write_project
@@ -67,7 +68,7 @@ class Case:
 
     def history(self, name: str) -> list[HistoryEntry]:
         with self.database.reading() as connection:
-            return [entry for entry in self.triggers.history(connection) if entry.trigger == name]
+            return [entry for entry in self.triggers.history.entries(connection) if entry.trigger == name]
 
 
 @pytest.fixture

@@ -122,10 +122,10 @@ class TriggerWatch:
         triggers = self._hub.triggers
         if self._changes is None:
             self._changed = list(triggers.list(connection, kinds=KINDS, on_only=True))
-            self._changes = Tail(now, triggers.last_change(connection))
-            self._changes.note(triggers.changes(connection, after=self._changes.floor(now)), now)
+            self._changes = Tail(now, triggers.history.last_seq(connection))
+            self._changes.note(triggers.history.changes(connection, after=self._changes.floor(now)), now)
             return
-        entries = triggers.changes(connection, after=self._changes.floor(now))
+        entries = triggers.history.changes(connection, after=self._changes.floor(now))
         found = [
             triggers.get(connection, *name) for name in sorted({(task, name) for _, task, name in self._changes.new(entries)})
         ]

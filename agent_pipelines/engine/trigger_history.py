@@ -1,0 +1,137 @@
+"""What triggers were: each enable, disable, pause and edit, as it was observed. Nothing of it is ever changed."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from agent_pipelines.core.clock import Microseconds
+from agent_pipelines.core.task import TaskKey
+from agent_pipelines.core.trigger import Trigger
+from agent_pipelines.store.tables import trigger_history
+
+Source = Literal["declared", "registered"]
+State = Literal["on", "off", "paused", "removed"]
+
+
+class HistoryEntry(BaseModel):
+    """What a trigger was from `effective_at` on, until the next entry of the same trigger."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    seq: int
+    workspace: str
+    application: str
+    task: str
+    trigger: str
+    source: Source
+    definition: Annotated[Trigger, Field(discriminator="kind")]
+    revision: str
+    state: State
+    reason: str | None
+    actor: str
+    effective_at: Microseconds
+    observed_at: Microseconds
+
+
+@dataclass(frozen=True)
+class OnPeriod:
+    """A stretch of time in which a trigger was on with one definition: later than `after`, and not later than `until`.
+
+    `until` is None while it still is.
+    """
+
+    task_key: TaskKey
+    trigger: str
+    definition: Trigger
+    after: Microseconds
+    until: Microseconds | None
+
+
+class TriggerHistory:
+    """Writes and reads the history of the triggers. All methods take part in the caller's transaction."""
+
+    def append(self, connection: sa.Connection, told: Sequence[Mapping[str, Any]], *, actor: str, at: Microseconds) -> None:
+        """Note what triggers are from an instant on, each given by the columns of its row."""
+        rows = [{**{name: each[name] for name in _TOLD}, "actor": actor, "effective_at": at, "observed_at": at} for each in told]
+        if rows:
+            connection.execute(trigger_history.insert(), rows)
+
+    def changes(self, connection: sa.Connection, *, after: int) -> Sequence[tuple[int, TaskKey, str]]:
+        """Entries of the history above a `seq`: their `seq`, the task, the trigger."""
+        h = trigger_history.c
+        query = sa.select(h.seq, h.workspace, h.application, h.task, h.trigger).where(h.seq > after).order_by(h.seq)
+        return [
+            (seq, (workspace, application, task), name) for seq, workspace, application, task, name in connection.execute(query)
+        ]
+
+    def last_seq(self, connection: sa.Connection) -> int:
+        """The highest `seq` that is visible, 0 if there is none."""
+        return connection.execute(sa.select(sa.func.coalesce(sa.func.max(trigger_history.c.seq), 0))).scalar_one()
+
+    def entries(
+        self,
+        connection: sa.Connection,
+        *,
+        workspace: str | None = None,
+        task: TaskKey | None = None,
+        effective_to: Microseconds | None = None,
+    ) -> Sequence[HistoryEntry]:
+        """What triggers were, each with its entries in the order in which they took effect."""
+        h = trigger_history
+        query = sa.select(h)
+        if workspace is not None:
+            query = query.where(h.c.workspace == workspace)
+        if task is not None:
+            query = query.where(
+                *(h.c[name] == value for name, value in zip(("workspace", "application", "task"), task, strict=True))
+            )
+        if effective_to is not None:
+            query = query.where(h.c.effective_at < effective_to)
+        query = query.order_by(h.c.workspace, h.c.application, h.c.task, h.c.trigger, h.c.seq)
+        return [HistoryEntry.model_validate(row) for row in connection.execute(query).mappings()]
+
+    def on_periods(
+        self,
+        connection: sa.Connection,
+        *,
+        since: Microseconds,
+        until: Microseconds,
+        workspace: str | None = None,
+        application: str | None = None,
+        task: str | None = None,
+    ) -> Iterator[OnPeriod]:
+        """When triggers were on between two instants, as their history tells it; one by one, for there may be many."""
+        h = trigger_history
+        same = (h.c.workspace, h.c.application, h.c.task, h.c.trigger)
+        ends_at = sa.func.lead(h.c.effective_at).over(partition_by=same, order_by=h.c.seq).label("ends_at")
+        entries = sa.select(*same, h.c.definition, h.c.state, h.c.effective_at, ends_at)
+        for column, value in zip(same, (workspace, application, task), strict=False):
+            if value is not None:
+                entries = entries.where(column == value)
+        entry = entries.subquery().c
+        is_on = (entry.state == "on", entry.effective_at < until, sa.or_(entry.ends_at.is_(None), entry.ends_at > since))
+        columns = (entry.workspace, entry.application, entry.task, entry.trigger, entry.definition)
+        query = sa.select(*columns, entry.effective_at, entry.ends_at).where(*is_on)
+        for row in connection.execute(query):
+            definition = _defined(json.dumps(row.definition, sort_keys=True))
+            yield OnPeriod((row.workspace, row.application, row.task), row.trigger, definition, row.effective_at, row.ends_at)
+
+    def known_since(self, connection: sa.Connection, task: TaskKey, name: str) -> Microseconds | None:
+        """When a trigger was seen first; None if it never was."""
+        query = sa.select(sa.func.min(trigger_history.c.effective_at)).where(trigger_history.c.trigger == name)
+        of_task = zip(("workspace", "application", "task"), task, strict=True)
+        return connection.execute(query.where(*(trigger_history.c[column] == value for column, value in of_task))).scalar()
+
+
+_TOLD = ("workspace", "application", "task", "trigger", "source", "definition", "revision", "state", "reason")
+_trigger = TypeAdapter[Trigger](Annotated[Trigger, Field(discriminator="kind")])
+
+
+@lru_cache(maxsize=16_384)
+def _defined(definition: str) -> Trigger:
+    return _trigger.validate_json(definition)
