@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import AgentPipelinesError
 from agent_pipelines.core.task import TaskKey, canonical_json
+from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import prompt_moves, prompt_versions
 
@@ -154,10 +155,7 @@ class Prompts:
     ) -> Sequence[PromptMove]:
         """Moves with their versions, newest first, a page at a time: `before` is the `seq` of the last one."""
         query = sa.select(prompt_moves).where(*_is(prompt_moves, task))
-        if channel is not None:
-            query = query.where(prompt_moves.c.channel == channel)
-        if before is not None:
-            query = query.where(prompt_moves.c.seq < before)
+        query = query.where(*equal({prompt_moves.c.channel: channel}), *within(prompt_moves.c.seq, None, before))
         page = query.order_by(prompt_moves.c.seq.desc()).limit(limit).subquery()
         earlier = prompt_moves.alias("earlier")
         same_channel = (*_is(earlier, task), earlier.c.channel == page.c.channel, earlier.c.seq < page.c.seq)
@@ -199,13 +197,10 @@ class Prompts:
     ) -> Sequence[Sequence[Any]]:
         """Chosen columns of the versions made in a stretch of time, oldest first; for analysis of many at once."""
         query = sa.select(*(prompt_versions.c[name] for name in columns)).where(prompt_versions.c.workspace == workspace)
-        for column, value in ((prompt_versions.c.application, application), (prompt_versions.c.task, task)):
-            if value is not None:
-                query = query.where(column == value)
-        if since is not None:
-            query = query.where(prompt_versions.c.created_at >= since)
-        if until is not None:
-            query = query.where(prompt_versions.c.created_at < until)
+        query = query.where(
+            *equal({prompt_versions.c.application: application, prompt_versions.c.task: task}),
+            *within(prompt_versions.c.created_at, since, until),
+        )
         return connection.execute(query.order_by(prompt_versions.c.created_at, prompt_versions.c.version)).all()
 
     def move(

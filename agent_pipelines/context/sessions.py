@@ -11,6 +11,7 @@ from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.invocation import Message
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.core.task import SessionSpec, TaskKey
+from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.storable import storable_text
 from agent_pipelines.store.tables import session_turns, sessions
@@ -103,11 +104,9 @@ class Sessions:
     ) -> Sequence[Session]:
         """Conversations, the one begun last first, a page at a time: `before` is the `seq` of the last one."""
         query = sa.select(sessions).where(sessions.c.workspace == workspace)
-        for column, value in ((sessions.c.mode, mode), (sessions.c.name, name), (sessions.c.agent, agent)):
-            if value is not None:
-                query = query.where(column == value)
-        if before is not None:
-            query = query.where(sessions.c.seq < before)
+        query = query.where(
+            *equal({sessions.c.mode: mode, sessions.c.name: name, sessions.c.agent: agent}), *within(sessions.c.seq, None, before)
+        )
         rows = connection.execute(query.order_by(sessions.c.seq.desc()).limit(limit)).mappings()
         return [Session.model_validate(row) for row in rows]
 
@@ -126,9 +125,7 @@ class Sessions:
             user.c.content.label("user"),
             answer.scalar_subquery().label("assistant"),
             user.c.created_at,
-        ).where(user.c.session_id == session_id, user.c.role == "user")
-        if before is not None:
-            query = query.where(user.c.seq < before)
+        ).where(user.c.session_id == session_id, user.c.role == "user", *within(user.c.seq, None, before))
         rows = connection.execute(query.order_by(user.c.seq.desc()).limit(limit)).mappings()
         return [Turn.model_validate(row) for row in rows]
 

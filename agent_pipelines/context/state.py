@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.core.task import TaskKey
+from agent_pipelines.store.conditions import within
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.storable import storable
 from agent_pipelines.store.tables import task_state
@@ -62,9 +63,7 @@ class TaskState:
         self, connection: sa.Connection, task: TaskKey, key: str, *, before: int | None = None, limit: int = 50
     ) -> Sequence[StateValue]:
         """Values of a key, newest first, a page at a time: `before` is the `seq` of the last one."""
-        query = sa.select(task_state).where(*_is(task), task_state.c.key == key)
-        if before is not None:
-            query = query.where(task_state.c.seq < before)
+        query = sa.select(task_state).where(*_is(task), task_state.c.key == key, *within(task_state.c.seq, None, before))
         rows = connection.execute(query.order_by(task_state.c.seq.desc()).limit(limit)).mappings()
         return [StateValue.model_validate(row) for row in rows]
 

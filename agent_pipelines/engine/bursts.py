@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict
 
 from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.store.conditions import equal
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import bursts
 
@@ -71,9 +72,7 @@ class Bursts:
 
     def live(self, connection: sa.Connection, workspace: str | None = None) -> Sequence[Burst]:
         """Bursts that are not over, oldest first."""
-        query = sa.select(bursts).where(bursts.c.closed_at.is_(None))
-        if workspace is not None:
-            query = query.where(bursts.c.workspace == workspace)
+        query = sa.select(bursts).where(bursts.c.closed_at.is_(None), *equal({bursts.c.workspace: workspace}))
         return [Burst.model_validate(row) for row in connection.execute(query.order_by(bursts.c.seq)).mappings()]
 
     def latest(self, connection: sa.Connection, workspace: str, *, limit: int) -> Sequence[Burst]:

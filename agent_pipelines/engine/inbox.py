@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.task import TaskKey
+from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import inbox, ticks
 
@@ -87,11 +88,7 @@ class Inbox:
     ) -> Sequence[InboxEvent]:
         """Events, newest first, a page at a time: `before` is the `seq` of the last one of the page before."""
         query = sa.select(inbox).where(inbox.c.workspace == workspace)
-        for column, value in ((inbox.c.type, type), (inbox.c.source, source)):
-            if value is not None:
-                query = query.where(column == value)
-        if before is not None:
-            query = query.where(inbox.c.seq < before)
+        query = query.where(*equal({inbox.c.type: type, inbox.c.source: source}), *within(inbox.c.seq, None, before))
         rows = connection.execute(query.order_by(inbox.c.seq.desc()).limit(limit)).mappings()
         return [InboxEvent.model_validate(row) for row in rows]
 

@@ -5,14 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.invocation import Origin
+from agent_pipelines.core.of_task import OfTask
 from agent_pipelines.core.task import TaskKey
+from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import ticks, triggers
 
@@ -27,20 +29,15 @@ Lane = Literal["run", "burst"]
 """Whether a tick gets a run of its own or shares one with others."""
 
 
-class Tick(BaseModel):
+class Tick(OfTask):
     """One due instant or event of one trigger.
 
     `begins_at` is when it is to begin, which jitter and spread move behind `due_at`. `waits_for` is the id of the tick that it is
     queued behind. Without a `run_id` it waits for a run.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
     seq: int
     id: str
-    workspace: str
-    application: str
-    task: str
     trigger: str
     trigger_revision: str | None = None
     origin: Origin
@@ -60,16 +57,6 @@ class Tick(BaseModel):
     reason: str | None
     execution_id: str | None
     decided_at: Microseconds | None
-
-    @property
-    def task_key(self) -> TaskKey:
-        """Workspace, application, name."""
-        return (self.workspace, self.application, self.task)
-
-    @property
-    def path(self) -> str:
-        """`application/task`."""
-        return f"{self.application}/{self.task}"
 
 
 @dataclass(frozen=True)
@@ -195,10 +182,8 @@ class Ticks:
         Those of the highest priority first, then those that are due first; the order says nothing of who claimed when.
         No tick is given to two that take at once.
         """
-        free = [ticks.c.verdict.is_(None), ticks.c.lane == lane, ticks.c.run_id.is_(None), ticks.c.waits_for.is_(None)]
+        free = (*_FREE, ticks.c.lane == lane, *equal({ticks.c.workspace: workspace}))
         query = sa.select(ticks.c.seq).where(*free, ticks.c.begins_at <= until)
-        if workspace is not None:
-            query = query.where(ticks.c.workspace == workspace)
         query = query.order_by(*_PRECEDENCE).limit(limit).with_for_update(skip_locked=True)
         seqs = list(connection.execute(query).scalars())
         if not seqs:
@@ -272,9 +257,8 @@ class Ticks:
 
     def next_begin(self, connection: sa.Connection, *, lane: Lane, workspace: str | None = None) -> Microseconds | None:
         """When the first tick is to begin that still waits for a run; None if there is none."""
-        free = (ticks.c.verdict.is_(None), ticks.c.lane == lane, ticks.c.run_id.is_(None), ticks.c.waits_for.is_(None))
-        query = sa.select(sa.func.min(ticks.c.begins_at)).where(*free)
-        return connection.execute(query if workspace is None else query.where(ticks.c.workspace == workspace)).scalar()
+        query = sa.select(sa.func.min(ticks.c.begins_at)).where(*_FREE, ticks.c.lane == lane)
+        return connection.execute(query.where(*equal({ticks.c.workspace: workspace}))).scalar()
 
     def standing(self, connection: sa.Connection) -> tuple[Microseconds | None, bool]:
         """When the first tick is to begin that waits for a run of its own, and whether any is queued behind another one."""
@@ -318,13 +302,10 @@ class Ticks:
         limit: int = 500,
     ) -> Sequence[Tick]:
         """Ticks without a verdict, oldest first: all of them, those of a task or a lane, those claimed before an instant."""
-        query = sa.select(ticks).where(ticks.c.verdict.is_(None))
-        if lane is not None:
-            query = query.where(ticks.c.lane == lane)
+        query = sa.select(ticks).where(ticks.c.verdict.is_(None), *equal({ticks.c.lane: lane}))
+        query = query.where(*within(ticks.c.claimed_at, None, claimed_before))
         if task is not None:
             query = query.where(_of(task))
-        if claimed_before is not None:
-            query = query.where(ticks.c.claimed_at < claimed_before)
         rows = connection.execute(query.order_by(ticks.c.claimed_at).limit(limit)).mappings()
         return [Tick.model_validate(row) for row in rows]
 
@@ -394,15 +375,8 @@ class Ticks:
     ) -> Sequence[Tick]:
         """Ticks, newest first, a page at a time: `before` is the `seq` of the last one of the page before."""
         query = sa.select(ticks).where(ticks.c.workspace == workspace)
-        for column, value in ((ticks.c.application, application), (ticks.c.task, task), (ticks.c.trigger, trigger)):
-            if value is not None:
-                query = query.where(column == value)
-        if due_from is not None:
-            query = query.where(ticks.c.due_at >= due_from)
-        if due_to is not None:
-            query = query.where(ticks.c.due_at < due_to)
-        if before is not None:
-            query = query.where(ticks.c.seq < before)
+        query = query.where(*equal({ticks.c.application: application, ticks.c.task: task, ticks.c.trigger: trigger}))
+        query = query.where(*within(ticks.c.due_at, due_from, due_to), *within(ticks.c.seq, None, before))
         rows = connection.execute(query.order_by(ticks.c.seq.desc()).limit(limit)).mappings()
         return [Tick.model_validate(row) for row in rows]
 
@@ -419,9 +393,7 @@ class Ticks:
     ) -> Iterator[DueTick]:
         """The ticks due later than `after` and not later than `until`, in that order, read a page at a time."""
         query = sa.select(*(ticks.c[name] for name in DueTick._fields)).where(ticks.c.due_at > after, ticks.c.due_at <= until)
-        for column, value in ((ticks.c.workspace, workspace), (ticks.c.application, application), (ticks.c.task, task)):
-            if value is not None:
-                query = query.where(column == value)
+        query = query.where(*equal({ticks.c.workspace: workspace, ticks.c.application: application, ticks.c.task: task}))
         query = query.order_by(ticks.c.due_at, ticks.c.seq).limit(page)
         found = connection.execute(query).all()
         while found:
@@ -443,13 +415,7 @@ class Ticks:
     ) -> Sequence[Sequence[Any]]:
         """Chosen columns of the ticks due in a stretch of time, oldest claim first; for analysis of many at once."""
         query = sa.select(*(ticks.c[name] for name in columns)).where(ticks.c.workspace == workspace)
-        for column, value in ((ticks.c.application, application), (ticks.c.task, task)):
-            if value is not None:
-                query = query.where(column == value)
-        if since is not None:
-            query = query.where(ticks.c.due_at >= since)
-        if until is not None:
-            query = query.where(ticks.c.due_at < until)
+        query = query.where(*equal({ticks.c.application: application, ticks.c.task: task}), *within(ticks.c.due_at, since, until))
         return connection.execute(query.order_by(ticks.c.seq)).all()
 
 

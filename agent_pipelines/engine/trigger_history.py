@@ -7,26 +7,23 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from agent_pipelines.core.clock import Microseconds
+from agent_pipelines.core.of_task import OfTask
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.core.trigger import Trigger
+from agent_pipelines.store.conditions import equal
 from agent_pipelines.store.tables import trigger_history
 
 Source = Literal["declared", "registered"]
 State = Literal["on", "off", "paused", "removed"]
 
 
-class HistoryEntry(BaseModel):
+class HistoryEntry(OfTask):
     """What a trigger was from `effective_at` on, until the next entry of the same trigger."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
     seq: int
-    workspace: str
-    application: str
-    task: str
     trigger: str
     source: Source
     definition: Annotated[Trigger, Field(discriminator="kind")]
@@ -110,9 +107,7 @@ class TriggerHistory:
         same = (h.c.workspace, h.c.application, h.c.task, h.c.trigger)
         ends_at = sa.func.lead(h.c.effective_at).over(partition_by=same, order_by=h.c.seq).label("ends_at")
         entries = sa.select(*same, h.c.definition, h.c.state, h.c.effective_at, ends_at)
-        for column, value in zip(same, (workspace, application, task), strict=False):
-            if value is not None:
-                entries = entries.where(column == value)
+        entries = entries.where(*equal({h.c.workspace: workspace, h.c.application: application, h.c.task: task}))
         entry = entries.subquery().c
         is_on = (entry.state == "on", entry.effective_at < until, sa.or_(entry.ends_at.is_(None), entry.ends_at > since))
         columns = (entry.workspace, entry.application, entry.task, entry.trigger, entry.definition)

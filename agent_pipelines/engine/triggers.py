@@ -6,11 +6,12 @@ from itertools import islice
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_pipelines.core.clock import Clock, Microseconds, isoformat
 from agent_pipelines.core.execution import Verdict
+from agent_pipelines.core.of_task import OfTask
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.core.trigger import Trigger, trigger_name
 from agent_pipelines.engine.due import due_between, next_due
@@ -20,19 +21,14 @@ from agent_pipelines.engine.trigger_history import Source, State, TriggerHistory
 from agent_pipelines.store.tables import triggers
 
 
-class StoredTrigger(BaseModel):
+class StoredTrigger(OfTask):
     """A trigger as it is now.
 
     Everything due later than `since` and not later than `looked_until` has its tick. `next_due_at` is the first instant after
     that; None while the trigger is not on, and for triggers that are not of time. `marks` are the positions of the others.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
     seq: int
-    workspace: str
-    application: str
-    task: str
     trigger: str
     source: Source
     definition: Annotated[Trigger, Field(discriminator="kind")]
@@ -46,16 +42,6 @@ class StoredTrigger(BaseModel):
     looked_until: Microseconds
     next_due_at: Microseconds | None
     marks: dict[str, JsonValue]
-
-    @property
-    def task_key(self) -> TaskKey:
-        """Workspace, application, name."""
-        return (self.workspace, self.application, self.task)
-
-    @property
-    def path(self) -> str:
-        """`application/task`."""
-        return f"{self.application}/{self.task}"
 
 
 @dataclass(frozen=True)

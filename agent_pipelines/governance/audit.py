@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.secrets import redactor
+from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.storable import storable
 from agent_pipelines.store.tables import audit
 
@@ -85,10 +86,8 @@ class Audit:
     ) -> Sequence[AuditEntry]:
         """Entries, newest first, a page at a time: `before` is the `seq` of the last one of the page before."""
         query = sa.select(audit).where(audit.c.workspace == workspace)
-        for column, value in ((audit.c.object, object), (audit.c.actor, actor), (audit.c.action, action)):
-            if value is not None:
-                query = query.where(column == value)
-        if before is not None:
-            query = query.where(audit.c.seq < before)
+        query = query.where(
+            *equal({audit.c.object: object, audit.c.actor: actor, audit.c.action: action}), *within(audit.c.seq, None, before)
+        )
         rows = connection.execute(query.order_by(audit.c.seq.desc()).limit(limit)).mappings()
         return [AuditEntry.model_validate(row) for row in rows]

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.errors import AgentPipelinesError
+from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.insertion import insert_all, insert_new
 from agent_pipelines.store.tables import events, executions
 
@@ -79,11 +80,7 @@ class Journal:
         of_task = {name: executions.c[name] for name in ("application", "task")}
         query = sa.select(*(of_task[name] if name in of_task else events.c[name] for name in columns))
         query = query.join_from(events, executions).where(executions.c.workspace == workspace)
-        for column, value in ((executions.c.application, application), (executions.c.task, task)):
-            if value is not None:
-                query = query.where(column == value)
-        if since is not None:
-            query = query.where(events.c.at >= since)
-        if until is not None:
-            query = query.where(events.c.at < until)
+        query = query.where(
+            *equal({executions.c.application: application, executions.c.task: task}), *within(events.c.at, since, until)
+        )
         return connection.execute(query.order_by(executions.c.seq, events.c.seq)).all()

@@ -9,19 +9,14 @@ from agent_pipelines.core.errors import ErrorClass, Stage
 from agent_pipelines.core.event import Usage
 from agent_pipelines.core.execution import CheckResult, ExecutionResult, Status
 from agent_pipelines.core.invocation import Invocation, Origin
-from agent_pipelines.core.task import TaskKey
+from agent_pipelines.core.of_task import OfTask
 
 
-class StoredExecution(BaseModel):
+class StoredExecution(OfTask):
     """One execution as it stands in the record."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     seq: int
     id: str
-    workspace: str
-    application: str
-    task: str
     spec_hash: str
     idempotency_key: str
     dedupe_key: str | None
@@ -62,16 +57,6 @@ class StoredExecution(BaseModel):
     error_class: ErrorClass | None
     error_stage: Stage | None
     error_message: str | None
-
-    @property
-    def task_key(self) -> TaskKey:
-        """Workspace, application, name."""
-        return (self.workspace, self.application, self.task)
-
-    @property
-    def path(self) -> str:
-        """`application/task`."""
-        return f"{self.application}/{self.task}"
 
     @property
     def usage(self) -> Usage:

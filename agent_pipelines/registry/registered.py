@@ -8,21 +8,18 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.core.of_task import OfTask
 from agent_pipelines.core.task import TaskKey, TaskSpec
+from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.tables import registered_task_versions, registered_tasks
 
 TaskState = Literal["enabled", "disabled", "paused", "removed"]
 
 
-class RegisteredTask(BaseModel):
+class RegisteredTask(OfTask):
     """A registered task as it is now. `actor` is who changed it last, `reason` why it is paused."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
     seq: int
-    workspace: str
-    application: str
-    task: str
     version: int
     spec_hash: str
     agent: str
@@ -31,16 +28,6 @@ class RegisteredTask(BaseModel):
     actor: str
     created_at: Microseconds
     updated_at: Microseconds
-
-    @property
-    def task_key(self) -> TaskKey:
-        """Workspace, application, name."""
-        return (self.workspace, self.application, self.task)
-
-    @property
-    def path(self) -> str:
-        """`application/task`."""
-        return f"{self.application}/{self.task}"
 
 
 class TaskVersion(BaseModel):
@@ -173,9 +160,7 @@ class RegisteredTasks:
         t = registered_tasks
         query = sa.select(t).where(t.c.workspace == workspace)
         query = query.where(t.c.state != "removed" if state is None else t.c.state == state)
-        for column, value in ((t.c.application, application), (t.c.agent, agent)):
-            if value is not None:
-                query = query.where(column == value)
+        query = query.where(*equal({t.c.application: application, t.c.agent: agent}))
         if text is not None:
             query = query.where((t.c.application + "/" + t.c.task).contains(text, autoescape=True))
         if after is not None:
@@ -197,9 +182,9 @@ class RegisteredTasks:
     ) -> Sequence[TaskVersion]:
         """The versions of a task, newest first, a page at a time: `before` is the version that the page before ended with."""
         v = registered_task_versions
-        query = sa.select(v).where(*(v.c[name] == value for name, value in _columns(task).items()))
-        if before is not None:
-            query = query.where(v.c.version < before)
+        query = sa.select(v).where(
+            *(v.c[name] == value for name, value in _columns(task).items()), *within(v.c.version, None, before)
+        )
         rows = connection.execute(query.order_by(v.c.version.desc()).limit(limit)).mappings()
         return [TaskVersion.model_validate(row) for row in rows]
 

@@ -11,15 +11,14 @@ from sqlalchemy.event import listen
 from agent_pipelines.components.watch import board
 from agent_pipelines.components.watch.board import TriggerWatch
 from agent_pipelines.core.clock import ManualClock, SystemClock
-from agent_pipelines.core.execution import RunRef, Status, Verdict
-from agent_pipelines.core.invocation import Invocation, Origin
+from agent_pipelines.core.execution import Status, Verdict
+from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.core.trigger import Event
 from agent_pipelines.engine.launch import launch_of
 from agent_pipelines.engine.revision import revision_of
 from agent_pipelines.engine.ticks import REPAIR, Tick
 from agent_pipelines.hub import Hub
-from agent_pipelines.runtimes.fleet import Agent, Node
 from agent_pipelines.store.database import Database
 from agent_pipelines.store.tables import triggers as trigger_table
 from agent_pipelines_tests.components.triggering import BoardLoop, Deployment, Scripted, spec
@@ -315,19 +314,7 @@ def _take(deployment: Deployment) -> list[Tick]:
 def _execute(deployment: Deployment, task: TaskSpec, tick: Tick, runtime: Scripted) -> None:
     """What a burst does with a tick."""
     _, launch, _ = launch_of(tick)
-    invocation = Invocation(
-        application=task.application,
-        task=task.name,
-        spec_hash=task.spec_hash,
-        trigger=launch.trigger,
-        origin=launch.origin,
-        occurrence=launch.occurrence,
-        due_at=launch.due_at,
-        logical_at=launch.logical_at,
-        variables=launch.variables,
-    )
-    agent = Agent("writer", [Node("one", runtime)])
-    deployment.hub.runner.execute(invocation, task, agent, run=RunRef(run_id="burst", resumes=launch.resume))
+    deployment.run(task, launch, runtime, run_id="burst")
 
 
 def test_followers_that_wait_for_their_instant_cost_nothing_until_then(deployment: Deployment) -> None:
