@@ -96,7 +96,7 @@ def show(context: typer.Context, id: Id, as_json: AsJson = False) -> None:
     deployment = Deployment.of(context)
     execution = _find(deployment, id)
     with deployment.hub.database.reading() as connection:
-        attempts = deployment.hub.executions.attempts_of(connection, execution.id)
+        attempts = deployment.hub.executions.attempts.of(connection, execution.id)
     if as_json:
         whole = render.record(execution, **_computed(execution))
         render.document({"execution": whole, "attempts": [_attempt(attempt) for attempt in attempts]})

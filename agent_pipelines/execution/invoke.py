@@ -160,7 +160,7 @@ class Invoker:
         )
 
         def record(connection: Connection) -> None:
-            self.ledger.executions.finish_attempt(
+            self.ledger.executions.attempts.finish(
                 connection,
                 work.stored.id,
                 recorder.attempt,

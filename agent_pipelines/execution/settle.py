@@ -70,7 +70,7 @@ class Settler:
 
         def unasked(connection: Connection) -> None:
             # It may have begun in a write that nobody waited for any more.
-            self.ledger.executions.finish_attempt(connection, work.stored.id, work.attempt, "cancelled", usage=Usage())
+            self.ledger.executions.attempts.finish(connection, work.stored.id, work.attempt, "cancelled", usage=Usage())
 
         return await self._end_badly(work, Status.CANCELLED, failure, work.interrupted or unasked)
 

@@ -163,7 +163,7 @@ def attempts(
         "retry_delay_seconds": lambda frame: frame["retry_delay_us"] / 1_000_000,
         "total_tokens": _total_tokens,
     }
-    rows = Ledger.of(SystemClock()).executions.attempt_rows
+    rows = Ledger.of(SystemClock()).executions.attempts.rows
     within = _within(since, until, application, task, workspace)
     return _read(database, rows, kinds, derived, within, besides={"retry_delay_us": _WHOLE})
 

@@ -1,4 +1,4 @@
-"""The record of executions and their attempts."""
+"""The record of executions."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,12 @@ from agent_pipelines.core.ids import dashed, new_id
 from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.ledger import search
-from agent_pipelines.ledger.recordable import recordable, recordable_text
-from agent_pipelines.ledger.stored import StoredAttempt, StoredExecution
+from agent_pipelines.ledger.attempts import OF, SPENT, Attempts
+from agent_pipelines.ledger.recordable import error_columns, recordable, recordable_text
+from agent_pipelines.ledger.stored import StoredExecution
+from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.insertion import insert_new
-from agent_pipelines.store.tables import attempts, executions
+from agent_pipelines.store.tables import executions
 from agent_pipelines.store.tables.base import one_of
 
 
@@ -57,36 +59,19 @@ _TASK = (executions.c.workspace, executions.c.application, executions.c.task)
 _NOTHING_YET: dict[str, None] = dict.fromkeys(executions.c.keys())
 
 # Statements of every execution, made once: to put one together takes SQLAlchemy longer than to run it.
-_OF = sa.bindparam("of", type_=sa.Text)
-_CHANGE = executions.update().where(executions.c.id == _OF)
+_CHANGE = executions.update().where(executions.c.id == OF)
 _CHANGE_RETURNING = _CHANGE.returning(*executions.c)
 
-_USAGE = tuple(Usage.model_fields)
-_TOKENS = sa.func.coalesce(attempts.c.input_tokens, 0) + sa.func.coalesce(attempts.c.output_tokens, 0)
-_UNPRICED = attempts.c.cost_usd.is_(None) & (_TOKENS > 0)
-_SPENT = (
-    sa.select(
-        _OF.label("execution_id"),
-        *(sa.func.sum(attempts.c[name]).label(name) for name in _USAGE),
-        sa.func.count(sa.case((_UNPRICED, 1))).label("unpriced"),
-    )
-    .where(attempts.c.execution_id == _OF)
-    .subquery("spent")
-)
 _CLOSE = _CHANGE_RETURNING.where(
-    executions.c.id == _SPENT.c.execution_id,
+    executions.c.id == SPENT.c.execution_id,
     sa.text(one_of("status", (Status.RUNNING, Status.WAITING))),
     executions.c.run_id == sa.func.coalesce(sa.bindparam("of_run", type_=sa.Text), executions.c.run_id),
 ).values(
     {
-        **{name: _SPENT.c[name] for name in _USAGE},
+        **{name: SPENT.c[name] for name in Usage.model_fields},
         # A sum of the known prices only would look like a total and be too low.
-        "cost_usd": sa.case((_SPENT.c.unpriced == 0, _SPENT.c.cost_usd)),
+        "cost_usd": sa.case((SPENT.c.unpriced == 0, SPENT.c.cost_usd)),
     }
-)
-_START_ATTEMPT = attempts.insert()
-_FINISH_ATTEMPT = attempts.update().where(
-    attempts.c.execution_id == _OF, attempts.c.number == sa.bindparam("of_number"), sa.text("status = 'running'")
 )
 _INDEX = sa.text(
     "INSERT INTO execution_texts (seq, facets, body) VALUES (:seq, :facets, :body) "
@@ -95,10 +80,11 @@ _INDEX = sa.text(
 
 
 class Executions:
-    """Writes and reads executions and attempts. All methods take part in the caller's transaction."""
+    """Writes and reads executions. All methods take part in the caller's transaction. Their tries are in `attempts`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self.attempts = Attempts(clock)
 
     def admit(
         self,
@@ -172,48 +158,21 @@ class Executions:
         begins_at: Microseconds = 0,
     ) -> None:
         """Record what the agent is given, and that the first try of this run begins with it, now or at `begins_at`."""
+        self.attempts.start(connection, execution_id, number, run_id=run_id, agent=agent, node=node, begins_at=begins_at)
         given = {
             "invocation": recordable(invocation.model_dump(mode="json")),
             "prompt_version": invocation.prompt_version,
             "session_id": invocation.session_id,
             "trimmed": list(trimmed) or None,
         }
-        self._start(connection, execution_id, number, run_id, agent, node, given, begins_at)
+        connection.execute(_CHANGE, {"of": execution_id, "attempts": number, "agent": agent, "node": node, **given})
 
     def start_attempt(
         self, connection: sa.Connection, execution_id: str, number: int, *, run_id: str, agent: str, node: str
     ) -> None:
         """Record that a further try begins, before the runtime is asked."""
-        self._start(connection, execution_id, number, run_id, agent, node, {}, 0)
-
-    def finish_attempt(
-        self,
-        connection: sa.Connection,
-        execution_id: str,
-        number: int,
-        status: Literal["succeeded", "failed", "cancelled"],
-        *,
-        usage: Usage,
-        model: str | None = None,
-        handle: str | None = None,
-        error: tuple[ErrorClass, Stage, str] | None = None,
-        error_status: int | None = None,
-        retry_decision: str | None = None,
-        retry_delay: float | None = None,
-    ) -> None:
-        """Record how a try ended, unless it has ended before; `retry_delay` is in seconds."""
-        values: dict[str, Any] = {
-            "status": status,
-            "finished_at": self._clock.now(),
-            "model": model,
-            "handle": handle,
-            "retry_decision": retry_decision,
-            "retry_delay_us": None if retry_delay is None else round(retry_delay * 1_000_000),
-            "error_status": error_status,
-            **usage.model_dump(),
-            **_error_columns(error),
-        }
-        connection.execute(_FINISH_ATTEMPT, {"of": execution_id, "of_number": number, **values})
+        self.attempts.start(connection, execution_id, number, run_id=run_id, agent=agent, node=node)
+        connection.execute(_CHANGE, {"of": execution_id, "attempts": number, "agent": agent, "node": node})
 
     def close(
         self,
@@ -246,7 +205,7 @@ class Executions:
             output=recordable(output),
             checks=[check.model_dump(mode="json") for check in checks] or None,
             reason=reason,
-            **_error_columns(error),
+            **error_columns(error),
         )
         self._index(connection, closed)
         return closed
@@ -259,7 +218,7 @@ class Executions:
         stored = self._first(connection, executions.c.id == execution_id, lock=True)
         if stored is None or stored.status is not Status.RUNNING:
             return False
-        at_work = self._lose_attempts(connection, execution_id) > 0
+        at_work = self.attempts.lose(connection, execution_id) > 0
         error_class = ErrorClass.UNKNOWN_OUTCOME if at_work else ErrorClass.INTERNAL
         self.close(connection, execution_id, Status.FAILED, error=(error_class, Stage.INVOKE, message))
         return True
@@ -379,7 +338,7 @@ class Executions:
         stored = self._first(connection, executions.c.id == execution_id, lock=True)
         if stored is None or stored.status not in (Status.RUNNING, Status.WAITING):
             return False
-        self._lose_attempts(connection, execution_id)
+        self.attempts.lose(connection, execution_id)
         self.close(connection, execution_id, Status.CANCELLED, error=(ErrorClass.CANCELLED, Stage.INVOKE, reason))
         return True
 
@@ -392,11 +351,6 @@ class Executions:
             .limit(limit)
         )
         return connection.execute(sa.delete(executions).where(executions.c.id.in_(old.scalar_subquery()))).rowcount
-
-    def attempts_of(self, connection: sa.Connection, execution_id: str) -> Sequence[StoredAttempt]:
-        """The tries of an execution in order."""
-        query = sa.select(attempts).where(attempts.c.execution_id == execution_id).order_by(attempts.c.number)
-        return [StoredAttempt.model_validate(row) for row in connection.execute(query).mappings()]
 
     def list(
         self,
@@ -419,20 +373,14 @@ class Executions:
         `text` is words that the answer, the error or the task's name must hold, all of them.
         """
         query = sa.select(executions).where(executions.c.workspace == workspace)
-        equal: Mapping[Any, object] = {
+        wanted: dict[sa.ColumnElement[Any], str | None] = {
             executions.c.application: application,
             executions.c.task: task,
-            executions.c.status: status,
-            executions.c.origin: origin,
+            executions.c.status: None if status is None else str(status),
+            executions.c.origin: None if origin is None else str(origin),
             executions.c.run_id: run_id,
         }
-        for column, value in equal.items():
-            if value is not None:
-                query = query.where(column == str(value))
-        if created_from is not None:
-            query = query.where(executions.c.created_at >= created_from)
-        if created_to is not None:
-            query = query.where(executions.c.created_at < created_to)
+        query = query.where(*equal(wanted), *within(executions.c.created_at, created_from, created_to))
         after, before = search.bounds(connection, created_from, created_to, before)
         if after is not None:
             query = query.where(executions.c.seq > after)
@@ -462,49 +410,9 @@ class Executions:
     ) -> Sequence[Sequence[Any]]:
         """Chosen columns of the executions created in a stretch of time, oldest first; for analysis of many at once."""
         query = sa.select(*(executions.c[name] for name in columns)).where(executions.c.workspace == workspace)
-        query = _within(query, executions.c.created_at, application, task, since, until)
+        query = query.where(*equal({executions.c.application: application, executions.c.task: task}))
+        query = query.where(*within(executions.c.created_at, since, until))
         return connection.execute(query.order_by(executions.c.seq)).all()
-
-    def attempt_rows(
-        self,
-        connection: sa.Connection,
-        columns: Sequence[str],
-        *,
-        workspace: str = "default",
-        application: str | None = None,
-        task: str | None = None,
-        since: Microseconds | None = None,
-        until: Microseconds | None = None,
-    ) -> Sequence[Sequence[Any]]:
-        """Chosen columns of the attempts begun in a stretch of time, `application` and `task` among them, oldest first."""
-        of_task = {name: executions.c[name] for name in ("application", "task")}
-        query = sa.select(*(of_task[name] if name in of_task else attempts.c[name] for name in columns))
-        query = query.join_from(attempts, executions).where(executions.c.workspace == workspace)
-        query = _within(query, attempts.c.started_at, application, task, since, until)
-        return connection.execute(query.order_by(executions.c.seq, attempts.c.number)).all()
-
-    def _start(
-        self,
-        connection: sa.Connection,
-        execution_id: str,
-        number: int,
-        run_id: str,
-        agent: str,
-        node: str,
-        given: Mapping[str, Any],
-        begins_at: Microseconds,
-    ) -> None:
-        row = {
-            "execution_id": execution_id,
-            "number": number,
-            "run_id": run_id,
-            "agent": agent,
-            "node": node,
-            "status": "running",
-            "started_at": max(self._clock.now(), begins_at),
-        }
-        connection.execute(_START_ATTEMPT, row)
-        connection.execute(_CHANGE, {"of": execution_id, "attempts": number, "agent": agent, "node": node, **given})
 
     def _update(self, connection: sa.Connection, change: sa.Executable, execution_id: str, **values: Any) -> StoredExecution:
         try:
@@ -518,7 +426,7 @@ class Executions:
         return StoredExecution.model_validate(row)
 
     def _resume(self, connection: sa.Connection, stored: StoredExecution, run: RunRef) -> StoredExecution:
-        self._lose_attempts(connection, stored.id)
+        self.attempts.lose(connection, stored.id)
         change: dict[str, Any] = {} if stored.status is Status.RUNNING else {"status": str(Status.RUNNING)}
         assert stored.status is Status.RUNNING or Status.RUNNING in TRANSITIONS[stored.status]
         return self._update(
@@ -535,11 +443,6 @@ class Executions:
             error_stage=None,
             error_message=None,
         )
-
-    def _lose_attempts(self, connection: sa.Connection, execution_id: str) -> int:
-        running = sa.and_(attempts.c.execution_id == execution_id, attempts.c.status == "running")
-        lost = attempts.update().where(running).values(status="lost", finished_at=self._clock.now())
-        return connection.execute(lost).rowcount
 
     def _live_with_key(self, connection: sa.Connection, task: TaskKey, dedupe_key: str | None) -> StoredExecution:
         live = executions.c.status.in_([str(Status.RUNNING), str(Status.WAITING), str(Status.SUCCEEDED)])
@@ -563,26 +466,3 @@ class Executions:
 def _of_task(task: TaskKey) -> sa.ColumnElement[bool]:
     workspace, application, name = task
     return sa.and_(executions.c.workspace == workspace, executions.c.application == application, executions.c.task == name)
-
-
-def _within(
-    query: sa.Select[Any],
-    instant: sa.ColumnElement[Any],
-    application: str | None,
-    task: str | None,
-    since: Microseconds | None,
-    until: Microseconds | None,
-) -> sa.Select[Any]:
-    for column, value in ((executions.c.application, application), (executions.c.task, task)):
-        if value is not None:
-            query = query.where(column == value)
-    if since is not None:
-        query = query.where(instant >= since)
-    return query if until is None else query.where(instant < until)
-
-
-def _error_columns(error: tuple[ErrorClass, Stage, str] | None) -> dict[str, str | None]:
-    if error is None:
-        return {"error_class": None, "error_stage": None, "error_message": None}
-    error_class, stage, message = error
-    return {"error_class": str(error_class), "error_stage": str(stage), "error_message": recordable_text(message)}

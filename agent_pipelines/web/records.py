@@ -65,7 +65,7 @@ class RecordOperations:
             found = self._hub.executions.get(connection, execution_id)
             if found is None or found.workspace != workspace:
                 raise Refused(HTTPStatus.NOT_FOUND, f"there is no execution {execution_id}")
-            attempts = self._hub.executions.attempts_of(connection, execution_id)
+            attempts = self._hub.executions.attempts.of(connection, execution_id)
         return HTTPStatus.OK, {"execution": _execution(found), "attempts": [record(attempt) for attempt in attempts]}
 
     def send(self, call: Call) -> Answer:

@@ -43,7 +43,7 @@ def _stored(hub: Hub, result: ExecutionResult) -> StoredExecution:
 
 def _attempts(hub: Hub, result: ExecutionResult) -> list[StoredAttempt]:
     with hub.database.reading() as connection:
-        return list(hub.executions.attempts_of(connection, result.execution_id))
+        return list(hub.executions.attempts.of(connection, result.execution_id))
 
 
 async def _run(hub: Hub, runtime: ScriptedRuntime, begins_at: int) -> ExecutionResult:
@@ -168,7 +168,7 @@ def test_an_attempt_that_began_while_its_execution_was_cancelled_ends_with_it(
         execute(runtime)
     with hub.database.reading() as connection:
         [stored] = hub.executions.list(connection)
-        [attempt] = hub.executions.attempts_of(connection, stored.id)
+        [attempt] = hub.executions.attempts.of(connection, stored.id)
     assert (stored.status, attempt.status, runtime.seen) == (Status.CANCELLED, "cancelled", [])
 
 
@@ -474,7 +474,7 @@ def test_cancelling_stops_the_agent_and_is_recorded(hub: Hub) -> None:
     assert runtime.stopped == 1
     with hub.database.reading() as connection:
         [stored] = hub.executions.list(connection)
-        [attempt] = hub.executions.attempts_of(connection, stored.id)
+        [attempt] = hub.executions.attempts.of(connection, stored.id)
         spans = hub.ledger.spans.read(connection, stored.id)
     assert (stored.status, stored.error_class, attempt.status) == (Status.CANCELLED, ErrorClass.CANCELLED, "cancelled")
     assert {span.name for span in spans} >= {"invoke_agent worker", "execute app/job"}

@@ -71,7 +71,7 @@ def test_re_executing_from_failure_resumes_the_execution(database: Database, exe
     assert (again.execution.status, again.execution.run_id, again.execution.resumptions) == (Status.RUNNING, "b", 1)
     assert again.execution.error_class is None
     with database.reading() as connection:
-        assert [attempt.status for attempt in executions.attempts_of(connection, again.execution.id)] == ["lost"]
+        assert [attempt.status for attempt in executions.attempts.of(connection, again.execution.id)] == ["lost"]
 
 
 def test_what_succeeded_is_not_done_again(database: Database, executions: Executions) -> None:
@@ -131,7 +131,7 @@ def test_an_execution_has_spent_what_its_attempts_have(database: Database, execu
     with database.transaction() as connection:
         for number, usage in enumerate(spent, start=1):
             executions.start_attempt(connection, execution_id, number, run_id="a", agent="x", node="n")
-            executions.finish_attempt(connection, execution_id, number, "succeeded", usage=usage)
+            executions.attempts.finish(connection, execution_id, number, "succeeded", usage=usage)
         closed = executions.close(connection, execution_id, Status.SUCCEEDED)
     assert closed.usage == Usage(input_tokens=15, output_tokens=3, cost_usd=0.75, requests=1)
 
@@ -142,7 +142,7 @@ def test_an_unknown_price_makes_the_total_unknown_not_low(database: Database, ex
         for number, cost in enumerate([0.5, None], start=1):
             executions.start_attempt(connection, execution_id, number, run_id="a", agent="x", node="n")
             usage = Usage(input_tokens=10, output_tokens=1, cost_usd=cost)
-            executions.finish_attempt(connection, execution_id, number, "succeeded", usage=usage)
+            executions.attempts.finish(connection, execution_id, number, "succeeded", usage=usage)
         closed = executions.close(connection, execution_id, Status.SUCCEEDED)
     assert (closed.input_tokens, closed.cost_usd) == (20, None)
 
@@ -153,7 +153,7 @@ def test_a_free_attempt_and_one_that_spent_nothing_leave_the_total_known(databas
     with database.transaction() as connection:
         for number, usage in enumerate(spent, start=1):
             executions.start_attempt(connection, execution_id, number, run_id="a", agent="x", node="n")
-            executions.finish_attempt(connection, execution_id, number, "succeeded", usage=usage)
+            executions.attempts.finish(connection, execution_id, number, "succeeded", usage=usage)
         closed = executions.close(connection, execution_id, Status.SUCCEEDED)
     assert closed.usage == Usage(input_tokens=0, output_tokens=7, cost_usd=0.5)
 
@@ -211,7 +211,7 @@ def test_the_lost_are_closed_once(database: Database, executions: Executions) ->
         assert executions.close_lost(connection, execution_id, "the process is gone")
         assert not executions.close_lost(connection, execution_id, "the process is gone")
         stored = executions.get(connection, execution_id)
-        attempts = executions.attempts_of(connection, execution_id)
+        attempts = executions.attempts.of(connection, execution_id)
     assert stored is not None
     assert (stored.status, stored.error_message) == (Status.FAILED, "the process is gone")
     assert [attempt.status for attempt in attempts] == ["lost"]

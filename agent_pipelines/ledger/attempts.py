@@ -1,0 +1,125 @@
+"""The record of the tries of executions."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.core.errors import ErrorClass, Stage
+from agent_pipelines.core.event import Usage
+from agent_pipelines.ledger.recordable import error_columns
+from agent_pipelines.ledger.stored import StoredAttempt
+from agent_pipelines.store.conditions import equal, within
+from agent_pipelines.store.tables import attempts, executions
+
+# Statements of every execution, made once: to put one together takes SQLAlchemy longer than to run it.
+OF = sa.bindparam("of", type_=sa.Text)
+"""The id of the execution that a statement is about."""
+
+_TOKENS = sa.func.coalesce(attempts.c.input_tokens, 0) + sa.func.coalesce(attempts.c.output_tokens, 0)
+_UNPRICED = attempts.c.cost_usd.is_(None) & (_TOKENS > 0)
+SPENT = (
+    sa.select(
+        OF.label("execution_id"),
+        *(sa.func.sum(attempts.c[name]).label(name) for name in Usage.model_fields),
+        sa.func.count(sa.case((_UNPRICED, 1))).label("unpriced"),
+    )
+    .where(attempts.c.execution_id == OF)
+    .subquery("spent")
+)
+"""What the tries of an execution have used together, and how many of them have no price."""
+
+_START = attempts.insert()
+_FINISH = attempts.update().where(
+    attempts.c.execution_id == OF, attempts.c.number == sa.bindparam("of_number"), sa.text("status = 'running'")
+)
+
+
+class Attempts:
+    """Writes and reads attempts. All methods take part in the caller's transaction."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def start(
+        self,
+        connection: sa.Connection,
+        execution_id: str,
+        number: int,
+        *,
+        run_id: str,
+        agent: str,
+        node: str,
+        begins_at: Microseconds = 0,
+    ) -> None:
+        """Record that a try begins, now or at `begins_at`."""
+        row = {
+            "execution_id": execution_id,
+            "number": number,
+            "run_id": run_id,
+            "agent": agent,
+            "node": node,
+            "status": "running",
+            "started_at": max(self._clock.now(), begins_at),
+        }
+        connection.execute(_START, row)
+
+    def finish(
+        self,
+        connection: sa.Connection,
+        execution_id: str,
+        number: int,
+        status: Literal["succeeded", "failed", "cancelled"],
+        *,
+        usage: Usage,
+        model: str | None = None,
+        handle: str | None = None,
+        error: tuple[ErrorClass, Stage, str] | None = None,
+        error_status: int | None = None,
+        retry_decision: str | None = None,
+        retry_delay: float | None = None,
+    ) -> None:
+        """Record how a try ended, unless it has ended before; `retry_delay` is in seconds."""
+        values: dict[str, Any] = {
+            "status": status,
+            "finished_at": self._clock.now(),
+            "model": model,
+            "handle": handle,
+            "retry_decision": retry_decision,
+            "retry_delay_us": None if retry_delay is None else round(retry_delay * 1_000_000),
+            "error_status": error_status,
+            **usage.model_dump(),
+            **error_columns(error),
+        }
+        connection.execute(_FINISH, {"of": execution_id, "of_number": number, **values})
+
+    def lose(self, connection: sa.Connection, execution_id: str) -> int:
+        """Record that nobody knows how the tries that run have ended; returns how many they are."""
+        running = sa.and_(attempts.c.execution_id == execution_id, attempts.c.status == "running")
+        lost = attempts.update().where(running).values(status="lost", finished_at=self._clock.now())
+        return connection.execute(lost).rowcount
+
+    def of(self, connection: sa.Connection, execution_id: str) -> Sequence[StoredAttempt]:
+        """The tries of an execution in order."""
+        query = sa.select(attempts).where(attempts.c.execution_id == execution_id).order_by(attempts.c.number)
+        return [StoredAttempt.model_validate(row) for row in connection.execute(query).mappings()]
+
+    def rows(
+        self,
+        connection: sa.Connection,
+        columns: Sequence[str],
+        *,
+        workspace: str = "default",
+        application: str | None = None,
+        task: str | None = None,
+        since: Microseconds | None = None,
+        until: Microseconds | None = None,
+    ) -> Sequence[Sequence[Any]]:
+        """Chosen columns of the attempts begun in a stretch of time, `application` and `task` among them, oldest first."""
+        of_task = {name: executions.c[name] for name in ("application", "task")}
+        query = sa.select(*(of_task[name] if name in of_task else attempts.c[name] for name in columns))
+        query = query.join_from(attempts, executions).where(executions.c.workspace == workspace)
+        query = query.where(*equal({executions.c.application: application, executions.c.task: task}))
+        query = query.where(*within(attempts.c.started_at, since, until))
+        return connection.execute(query.order_by(executions.c.seq, attempts.c.number)).all()
