@@ -31,7 +31,7 @@ from agent_pipelines.engine.home import instance_of_home
 from agent_pipelines.engine.launch import Launch
 from agent_pipelines.engine.place import database_url
 from agent_pipelines.engine.stack import Stack, prepare_home
-from agent_pipelines.engine.ticks import Tick
+from agent_pipelines.engine.tick import Tick
 from agent_pipelines.engine.workspace import Workspace
 from agent_pipelines.hub import Hub, open_hub
 from agent_pipelines.ledger.stored import StoredExecution

@@ -7,7 +7,6 @@ import typer
 
 from agent_pipelines.cli.deployment import Deployment
 from agent_pipelines.cli.problems import BadInput
-from agent_pipelines.core.ids import new_id
 
 
 def daemon(
@@ -21,24 +20,11 @@ def daemon(
 
     On PostgreSQL any number may run: one leads, the others stand by. `agent-pipelines up` starts one.
     """
-    from agent_pipelines.components.watch.board import TriggerWatch
+    from agent_pipelines.components.keeping import keeping_of
     from agent_pipelines.engine.daemon import run_daemon
-    from agent_pipelines.engine.scheduler import Keeping
 
     deployment = Deployment.of(context)
     file = workspace or (None if deployment.project is None else deployment.project / "workspace.yaml")
     if file is None or not file.is_file():
         raise BadInput(f"there is no workspace file{'' if file is None else f' {file}'}; name one with --workspace")
-    hub = deployment.hub
-    keeping = Keeping(
-        new_id(),
-        hub.database,
-        hub.clock,
-        hub.triggers,
-        hub.ticks,
-        hub.bursts,
-        hub.daemons,
-        hub.executions,
-        watch=TriggerWatch(hub, deployment.instance).look,
-    )
-    run_daemon(deployment.instance, file, keeping, log_level=log_level)
+    run_daemon(deployment.instance, file, keeping_of(deployment.hub, deployment.instance), log_level=log_level)

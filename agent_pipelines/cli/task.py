@@ -16,7 +16,7 @@ from agent_pipelines.core.execution import Status, Verdict
 
 if TYPE_CHECKING:
     from agent_pipelines.core.task import TaskKey
-    from agent_pipelines.engine.ticks import Tick
+    from agent_pipelines.engine.tick import Tick
     from agent_pipelines.insight.tasks import KnownTask, KnownTrigger, TaskOverview
     from agent_pipelines.ledger.stored import StoredExecution
 

@@ -17,7 +17,7 @@ from agent_pipelines.core.trigger import Trigger, trigger_name
 from agent_pipelines.engine.declaration import DeclaredTask, DeclaredTriggers
 from agent_pipelines.engine.launch import launch_of
 from agent_pipelines.engine.revision import revision_of
-from agent_pipelines.engine.ticks import REPAIR, Lane, Tick
+from agent_pipelines.engine.tick import REPAIR, Lane, Tick
 from agent_pipelines.hub import Hub
 from agent_pipelines.ledger.recordable import recordable
 from agent_pipelines.store.database import Connection

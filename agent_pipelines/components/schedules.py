@@ -20,7 +20,7 @@ from agent_pipelines.engine.handover import ASKED_OF_DAGSTER
 from agent_pipelines.engine.revision import revision_of
 from agent_pipelines.engine.rhythm import EVERY_MINUTE, cron_lines
 from agent_pipelines.engine.switches import switched_on_at
-from agent_pipelines.engine.ticks import Tick
+from agent_pipelines.engine.tick import Tick
 from agent_pipelines.hub import Hub
 from agent_pipelines.insight.triggers import limits, remarks
 from agent_pipelines.store.database import Connection

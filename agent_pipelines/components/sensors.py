@@ -22,7 +22,7 @@ from agent_pipelines.engine.launch import launch_of
 from agent_pipelines.engine.reconciler import Reconciler
 from agent_pipelines.engine.revision import revision_of
 from agent_pipelines.engine.sensor import SensorOfJobs
-from agent_pipelines.engine.ticks import REPAIR, Tick
+from agent_pipelines.engine.tick import REPAIR, Tick
 from agent_pipelines.engine.triggers import StoredTrigger
 from agent_pipelines.hub import Hub
 from agent_pipelines.store.database import Connection

@@ -16,7 +16,7 @@ from agent_pipelines.core.clock import Microseconds, isoformat
 from agent_pipelines.core.errors import ErrorClass
 from agent_pipelines.core.execution import Status, Verdict
 from agent_pipelines.core.trigger import After
-from agent_pipelines.engine.ticks import Tick
+from agent_pipelines.engine.tick import Tick
 
 
 class Followed(Protocol):

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.core.trigger import Trigger
-from agent_pipelines.engine.ticks import Lane
+from agent_pipelines.engine.tick import Lane
 
 TASK = "agent_pipelines/task"
 TRIGGER = "agent_pipelines/trigger"

@@ -21,7 +21,7 @@ from agent_pipelines.core.errors import DefinitionError, StorageError
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.engine.launch import Launch, tag
-from agent_pipelines.engine.ticks import REPAIR, Tick
+from agent_pipelines.engine.tick import REPAIR, Tick
 
 QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
 """Dagster's name of the daemon that takes runs out of the queue."""

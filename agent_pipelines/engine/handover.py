@@ -5,7 +5,8 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
-from agent_pipelines.engine.ticks import Tick, Ticks
+from agent_pipelines.engine.tick import Tick
+from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.store.database import Database
 
 ASKED_OF_DAGSTER: Mapping[str, JsonValue] = {"launcher": "dagster"}

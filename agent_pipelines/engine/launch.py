@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.invocation import Origin
-from agent_pipelines.engine.ticks import REPAIR, Tick
+from agent_pipelines.engine.tick import REPAIR, Tick
 
 _VISIBLE = frozenset({"application", "task", "trigger", "verdict"})
 

@@ -15,7 +15,7 @@ from agent_pipelines.core.clock import Microseconds, isoformat
 from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.trigger import TimeTrigger
 from agent_pipelines.engine.due import begins_at, due_after, next_due, reason_not_to_run
-from agent_pipelines.engine.ticks import NewTick
+from agent_pipelines.engine.tick import NewTick
 from agent_pipelines.engine.triggers import Move, StoredTrigger
 
 PUNCTUAL = 10_000_000

@@ -9,7 +9,8 @@ from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.engine.daemons import Daemons
-from agent_pipelines.engine.ticks import REPAIR, Tick, Ticks
+from agent_pipelines.engine.tick import REPAIR, Tick
+from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.store.database import Database
 
 PATIENCE = 600.0

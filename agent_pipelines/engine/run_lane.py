@@ -12,7 +12,8 @@ from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.engine.gateway import DagsterGateway
 from agent_pipelines.engine.launch import launch_of
-from agent_pipelines.engine.ticks import Tick, Ticks
+from agent_pipelines.engine.tick import Tick
+from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.store.database import Database
 
 _log = logging.getLogger("agent_pipelines.run_lane")

@@ -12,7 +12,8 @@ from agent_pipelines.core.clock import Clock
 from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.engine.declarations import Declared, TriggerKey
-from agent_pipelines.engine.ticks import NewTick, Tick, Ticks
+from agent_pipelines.engine.tick import NewTick, Tick
+from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.store.database import Database
 
 _log = logging.getLogger("agent_pipelines.tick_notes")

@@ -12,7 +12,8 @@ from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.core.trigger import TimeTrigger
 from agent_pipelines.engine.planner import INSTANTS, AtWork, Plan, plan
-from agent_pipelines.engine.ticks import NewTick, Tick, Ticks
+from agent_pipelines.engine.tick import NewTick, Tick
+from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.triggers import StoredTrigger, Triggers
 from agent_pipelines.store.database import Database
 

@@ -16,7 +16,8 @@ from agent_pipelines.core.task import TaskKey
 from agent_pipelines.core.trigger import Trigger, trigger_name
 from agent_pipelines.engine.due import due_between, next_due
 from agent_pipelines.engine.revision import revision_of
-from agent_pipelines.engine.ticks import Lane, NewTick, Ticks
+from agent_pipelines.engine.tick import Lane, NewTick
+from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.trigger_history import Source, State, TriggerHistory
 from agent_pipelines.store.tables import triggers
 

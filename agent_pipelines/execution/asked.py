@@ -12,7 +12,7 @@ from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.core.trigger import trigger_name
 from agent_pipelines.engine.inbox import InboxEvent
 from agent_pipelines.engine.launch import launch_of
-from agent_pipelines.engine.ticks import Tick
+from agent_pipelines.engine.tick import Tick
 
 
 def invocation_of(tick: Tick, spec: TaskSpec, spec_hash: str, event: Mapping[str, JsonValue] | None) -> Invocation:

@@ -12,7 +12,8 @@ from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.burst_settings import BurstSettings
 from agent_pipelines.engine.bursts import Bursts
 from agent_pipelines.engine.inbox import Inbox
-from agent_pipelines.engine.ticks import REPAIR, Tick, Ticks
+from agent_pipelines.engine.tick import REPAIR, Tick
+from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.timekeeper import AHEAD
 from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.execution.intake import Declarations, Intake, Prepared

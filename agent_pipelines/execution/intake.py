@@ -10,7 +10,8 @@ from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.task import TaskKey, TaskSpec
 from agent_pipelines.engine.inbox import Inbox, InboxEvent
-from agent_pipelines.engine.ticks import Tick, Ticks
+from agent_pipelines.engine.tick import Tick
+from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.execution.asked import event_of, invocation_of, payload
 from agent_pipelines.execution.checks import Check, Gate, load_checks, load_gate
 from agent_pipelines.ledger.ledger import Ledger

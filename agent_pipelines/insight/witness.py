@@ -15,7 +15,8 @@ from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.core.trigger import After, At, Cron, Event, Interval, TimeTrigger, Trigger
 from agent_pipelines.engine.inbox import Inbox, InboxEvent
-from agent_pipelines.engine.ticks import REPAIR, DueTick, Tick, Ticks
+from agent_pipelines.engine.tick import REPAIR, DueTick, Tick
+from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.trigger_history import OnPeriod
 from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.insight.books import MANY, Account, Books, Gap

@@ -17,7 +17,8 @@ from agent_pipelines.core.refusals import field_of
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.core.task import TaskKey, TaskSpec
 from agent_pipelines.core.trigger import Trigger, trigger_name
-from agent_pipelines.engine.ticks import Tick, Ticks
+from agent_pipelines.engine.tick import Tick
+from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.triggers import Triggers, Wanted
 from agent_pipelines.governance.audit import Audit
 from agent_pipelines.ledger.specs import TaskSpecs

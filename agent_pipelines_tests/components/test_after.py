@@ -15,7 +15,7 @@ from agent_pipelines.engine.burst_settings import burst_job_name
 from agent_pipelines.engine.gateway import StoredRun
 from agent_pipelines.engine.launch import Launch
 from agent_pipelines.engine.reconciler import Reconciler
-from agent_pipelines.engine.ticks import REPAIR, Tick
+from agent_pipelines.engine.tick import REPAIR, Tick
 from agent_pipelines.hub import Hub
 from agent_pipelines.store.database import Database
 from agent_pipelines.store.migration import migrate

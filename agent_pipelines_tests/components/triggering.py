@@ -25,7 +25,7 @@ from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.core.trigger import trigger_name
 from agent_pipelines.engine.handover import ASKED_OF_DAGSTER
 from agent_pipelines.engine.launch import Launch, launch_of
-from agent_pipelines.engine.ticks import Lane, Tick
+from agent_pipelines.engine.tick import Lane, Tick
 from agent_pipelines.hub import Hub
 from agent_pipelines.runtimes.base import Capabilities, Runtime, RuntimeConfig
 from agent_pipelines.runtimes.fleet import Agent, Node

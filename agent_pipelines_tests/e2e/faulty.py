@@ -18,16 +18,14 @@ import sqlalchemy as sa
 import yaml
 
 from agent_pipelines.components.deployment import hub_of
-from agent_pipelines.components.watch.board import TriggerWatch
+from agent_pipelines.components.keeping import keeping_of
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.declared import Declared
 from agent_pipelines.core.errors import StorageError
-from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.daemon import run_daemon
 from agent_pipelines.engine.gateway import DagsterGateway, StoredRun
-from agent_pipelines.engine.scheduler import Keeping
-from agent_pipelines.engine.ticks import Tick
+from agent_pipelines.engine.tick import Tick
 from agent_pipelines.engine.workspace import Workspace
 from agent_pipelines.hub import Hub
 from agent_pipelines_tests.components.project import Project
@@ -245,19 +243,7 @@ def _be_a_daemon(home: Path, workspace: Path, package: Path, log: Path) -> None:
     os.environ["DAGSTER_HOME"] = str(home)
     Boundaries(package / FAULT).install()
     with dg.DagsterInstance.get() as instance:
-        hub = hub_of(instance)
-        keeping = Keeping(
-            new_id(),
-            hub.database,
-            hub.clock,
-            hub.triggers,
-            hub.ticks,
-            hub.bursts,
-            hub.daemons,
-            hub.executions,
-            watch=TriggerWatch(hub, instance).look,
-        )
-        run_daemon(instance, workspace, keeping, log_level="info")
+        run_daemon(instance, workspace, keeping_of(hub_of(instance), instance), log_level="info")
 
 
 def _agent(function: str) -> str:

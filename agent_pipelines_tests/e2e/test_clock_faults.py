@@ -18,7 +18,7 @@ from agent_pipelines.core.errors import ErrorClass
 from agent_pipelines.core.execution import Status, Verdict
 from agent_pipelines.engine.daemons import StoredDaemon
 from agent_pipelines.engine.services import Service
-from agent_pipelines.engine.ticks import Tick
+from agent_pipelines.engine.tick import Tick
 from agent_pipelines.engine.triggers import StoredTrigger
 from agent_pipelines_tests.components.project import Project
 from agent_pipelines_tests.e2e.dying import IN_BURSTS, OF_BURSTS, OF_RUNS

@@ -10,7 +10,7 @@ import pytest
 from agent_pipelines.components.deployment import hub_of
 from agent_pipelines.core.execution import Status, Verdict
 from agent_pipelines.engine.gateway import DagsterGateway
-from agent_pipelines.engine.ticks import REPAIR
+from agent_pipelines.engine.tick import REPAIR
 from agent_pipelines.hub import Hub
 from agent_pipelines_tests.components.project import Project
 from agent_pipelines_tests.engine.project import Daemon, daemon

@@ -13,7 +13,8 @@ from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.core.trigger import Interval, Trigger
 from agent_pipelines.engine.bursts import Bursts
-from agent_pipelines.engine.ticks import Tick, Ticks
+from agent_pipelines.engine.tick import Tick
+from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.timekeeper import Look, Timekeeper
 from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.store.database import Database

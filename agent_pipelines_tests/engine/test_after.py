@@ -12,7 +12,7 @@ from agent_pipelines.core.execution import Status, Verdict
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.trigger import After
 from agent_pipelines.engine.after import Decision, Step, decide
-from agent_pipelines.engine.ticks import REPAIR, Tick
+from agent_pipelines.engine.tick import REPAIR, Tick
 
 HOUR = 3_600_000_000
 DUE = 1_000 * HOUR

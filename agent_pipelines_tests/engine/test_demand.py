@@ -9,7 +9,8 @@ from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.engine.demand import TRIGGER, Demand
 from agent_pipelines.engine.launch import Launch
-from agent_pipelines.engine.ticks import Tick, Ticks
+from agent_pipelines.engine.tick import Tick
+from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.store.database import Database
 
 TASK = ("default", "app", "report")

@@ -5,7 +5,8 @@ from agent_pipelines.core.clock import ManualClock
 from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.engine.handover import ASKED_OF_DAGSTER, adopt_requested
-from agent_pipelines.engine.ticks import Tick, Ticks
+from agent_pipelines.engine.tick import Tick
+from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.store.database import Database
 
 TASK = ("default", "app", "report")

@@ -2,7 +2,7 @@ from typing import Any
 
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.engine.launch import Launch, launch_of, tag
-from agent_pipelines.engine.ticks import REPAIR, Tick
+from agent_pipelines.engine.tick import REPAIR, Tick
 
 
 def tick(**values: Any) -> Tick:

@@ -9,7 +9,7 @@ from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.launch import Launch
 from agent_pipelines.engine.reconciler import Reconciler
-from agent_pipelines.engine.ticks import REPAIR, NewTick, Tick
+from agent_pipelines.engine.tick import REPAIR, NewTick, Tick
 from agent_pipelines.hub import Hub
 from agent_pipelines.store.database import Database
 

@@ -11,7 +11,7 @@ from agent_pipelines.core.invocation import Origin
 from agent_pipelines.engine.gateway import DagsterGateway
 from agent_pipelines.engine.launch import Launch
 from agent_pipelines.engine.run_lane import RunLane
-from agent_pipelines.engine.ticks import Tick
+from agent_pipelines.engine.tick import Tick
 from agent_pipelines.store.database import Database
 from agent_pipelines_tests.engine.keeping import SECOND, TASK, Keeper, every
 

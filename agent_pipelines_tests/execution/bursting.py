@@ -11,7 +11,7 @@ from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.burst_settings import BurstSettings
-from agent_pipelines.engine.ticks import Tick
+from agent_pipelines.engine.tick import Tick
 from agent_pipelines.execution.burst import BurstWorker, Ended
 from agent_pipelines.execution.intake import Declarations
 from agent_pipelines.hub import Hub

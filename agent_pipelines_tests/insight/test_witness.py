@@ -16,7 +16,7 @@ from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskKey, TaskSpec
 from agent_pipelines.core.trigger import After, AssetUpdate, At, Cron, Event, Interval, Trigger, trigger_name
 from agent_pipelines.engine.due import due_between
-from agent_pipelines.engine.ticks import NewTick
+from agent_pipelines.engine.tick import NewTick
 from agent_pipelines.engine.timekeeper import Timekeeper
 from agent_pipelines.hub import Hub
 from agent_pipelines.insight.books import Account, Books

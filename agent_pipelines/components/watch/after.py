@@ -11,7 +11,7 @@ from agent_pipelines.core.trigger import After, trigger_name
 from agent_pipelines.engine.after import Decision, Step, decide, repair_has_begun
 from agent_pipelines.engine.burst_settings import burst_job_name
 from agent_pipelines.engine.launch import Launch
-from agent_pipelines.engine.ticks import REPAIR, Tick
+from agent_pipelines.engine.tick import REPAIR, Tick
 from agent_pipelines.hub import Hub
 from agent_pipelines.ledger.stored import StoredExecution
 from agent_pipelines.store.database import Connection

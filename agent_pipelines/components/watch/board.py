@@ -23,7 +23,7 @@ from agent_pipelines.core.task import TaskKey
 from agent_pipelines.core.trigger import After, AssetUpdate, Event
 from agent_pipelines.engine.inbox import InboxEvent
 from agent_pipelines.engine.switches import sensor_notes
-from agent_pipelines.engine.ticks import REPAIR
+from agent_pipelines.engine.tick import REPAIR
 from agent_pipelines.engine.triggers import Move, StoredTrigger
 from agent_pipelines.hub import Hub
 from agent_pipelines.store.database import Connection

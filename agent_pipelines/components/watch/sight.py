@@ -12,7 +12,7 @@ from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.engine.launch import Launch
-from agent_pipelines.engine.ticks import Tick
+from agent_pipelines.engine.tick import Tick
 from agent_pipelines.hub import Hub
 
 

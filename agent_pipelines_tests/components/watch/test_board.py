@@ -17,7 +17,7 @@ from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.core.trigger import Event
 from agent_pipelines.engine.launch import launch_of
 from agent_pipelines.engine.revision import revision_of
-from agent_pipelines.engine.ticks import REPAIR, Tick
+from agent_pipelines.engine.tick import REPAIR, Tick
 from agent_pipelines.hub import Hub
 from agent_pipelines.store.database import Database
 from agent_pipelines.store.tables import triggers as trigger_table
