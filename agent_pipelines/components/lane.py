@@ -87,7 +87,7 @@ def lane_sensor(workspace: str, declared: Declared, settings: BurstSettings, *, 
         lane_sensor_name(workspace),
         job_name=burst_job_name(workspace),
         evaluation_fn=evaluate,
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Shows and switches the bursts of workspace `{workspace}`. While it is off, their ticks wait.",
         metadata={

@@ -18,6 +18,8 @@ from agent_pipelines.engine.leadership import AdvisoryLeadership, FileLeadership
 from agent_pipelines.engine.logs import log_to_stderr
 from agent_pipelines.engine.periodic import Periodic
 from agent_pipelines.engine.scheduler import Keeping, SecondScheduler
+from agent_pipelines.engine.server_watch import watch_code_servers_calmly
+from agent_pipelines.engine.warm.storage import keep_metadata
 
 _log = logging.getLogger("agent_pipelines.daemon")
 
@@ -35,6 +37,8 @@ def run_daemon(instance: DagsterInstance, workspace: Path, keeping: Keeping, *, 
     log_to_stderr(log_level)
     # Without a pool each query of Dagster's opens a connection.
     instance.optimize_for_webserver(statement_timeout=_STATEMENT_TIMEOUT, pool_recycle=_POOL_RECYCLE, max_overflow=20)
+    keep_metadata(instance)
+    watch_code_servers_calmly()
     leadership = _leadership(instance, keeping)
     stop = threading.Event()
     beating = Periodic("heartbeat", lambda: _beat(keeping, "leader"), _BEAT, stop)

@@ -16,11 +16,13 @@ from sqlalchemy import event, exc
 
 from agent_pipelines.core.errors import StorageError
 from agent_pipelines.core.secrets import redactor
+from agent_pipelines.store.rested import try_rested
 
 SCHEMA = "agent_pipelines"
 """Schema of our tables on PostgreSQL; on SQLite they have a file of their own."""
 
 _IDLE_IN_TRANSACTION = 60_000  # milliseconds after which PostgreSQL ends a connection that does nothing in its transaction
+_TRUSTED = 1.0  # seconds that a connection to PostgreSQL may rest before it is tried; a server takes longer to be restarted
 _GROUP = 256  # operations that share a commit at most
 
 Connection = sa.Connection
@@ -227,11 +229,11 @@ def _sqlite_engine(url: sa.URL, busy_timeout: float) -> sa.Engine:
 
 
 def _postgres_engine(url: sa.URL) -> sa.Engine:
-    return sa.create_engine(
+    engine = sa.create_engine(
         url,
-        pool_pre_ping=True,
         pool_size=4,
         max_overflow=8,
+        pool_use_lifo=True,  # the one that was used last: it need not be tried
         executemany_mode="values_plus_batch",  # a hundred updates of one statement a round trip, and not each its own
         connect_args={
             # A process that is suspended in a transaction must not hold its locks against its successor.
@@ -240,6 +242,8 @@ def _postgres_engine(url: sa.URL) -> sa.Engine:
             "application_name": "agent-pipelines",
         },
     )
+    try_rested(engine, _TRUSTED)
+    return engine
 
 
 @contextmanager
