@@ -16,7 +16,6 @@ of its scheduler. Prints a table, and as last line one JSON object.
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import time
