@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent_pipelines.engine.warm.place import WarmPlace
 from agent_pipelines_tests.e2e.accounting import STORY, Story
 from agent_pipelines_tests.e2e.faulty import Deployment, FaultyProject, make_home
 from agent_pipelines_tests.postgres import PostgresServer
@@ -22,6 +23,16 @@ def on_sqlite(project: FaultyProject, tmp_path_factory: pytest.TempPathFactory) 
     deployment = Deployment(project, make_home(tmp_path_factory.mktemp("sqlite") / "home", {}))
     yield deployment
     deployment.close()
+
+
+@pytest.fixture(scope="module")
+def on_warm(project: FaultyProject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """On SQLite, whose runs are forks of a warm process."""
+    launcher = {"module": "agent_pipelines.engine.warm", "class": "WarmRunLauncher"}
+    deployment = Deployment(project, make_home(tmp_path_factory.mktemp("warm") / "home", {"run_launcher": launcher}))
+    yield deployment
+    deployment.close()
+    WarmPlace(deployment.home).stop_all()
 
 
 @pytest.fixture(scope="module")

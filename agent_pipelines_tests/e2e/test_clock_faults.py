@@ -50,10 +50,11 @@ def test_a_daemon_is_killed_at_each_step_of_a_run(on_sqlite: Deployment, story: 
     deployment.kill()
 
 
+@pytest.mark.parametrize("fixture", ["on_sqlite", pytest.param("on_warm", marks=pytest.mark.long)])
 def test_a_run_that_lost_its_daemon_on_the_way_to_its_process_is_told_as_failed_to_launch(
-    on_sqlite: Deployment, story: Story
+    request: pytest.FixtureRequest, fixture: str, story: Story
 ) -> None:
-    deployment = on_sqlite
+    deployment: Deployment = request.getfixturevalue(fixture)
     since = deployment.hub.clock.now()
     deployment.switch(SINGLE, on=True)
     deployment.project.arm("dequeue")
@@ -122,6 +123,29 @@ def test_bursts_are_killed_at_each_step_of_an_execution(on_sqlite: Deployment, s
     }
     assert_accounted_for(deployment, since, until)
     deployment.kill()
+
+
+@pytest.mark.long
+def test_the_code_server_is_killed_and_started_again(on_warm: Deployment, story: Story) -> None:
+    deployment = on_warm
+    since = deployment.hub.clock.now()
+    names = watched(deployment, "killed_code")
+    deployment.switch(SINGLE, on=True)
+    deployment.start()
+    deployment.wait_until(lambda: ran(deployment, [*names, "single"], since))
+    deployment.project.kill_server()
+    killed = deployment.hub.clock.now()
+    story.tell("the code server is killed")
+    deployment.wait_until(lambda: ran(deployment, names, killed))
+    story.tell("what was due without it has run in the burst")
+    deployment.project.serve()
+    at = deployment.hub.clock.now()
+    story.tell("the code server is started")
+    deployment.wait_until(lambda: ran(deployment, [*names, "single"], at))
+    story.tell("what was due next has its run")
+    deployment.switch(SINGLE, on=False)
+    close(deployment, names, since)
+    assert {tick.verdict for tick in deployment.ticks(since, at)} <= {Verdict.RAN, Verdict.SKIPPED}
 
 
 def test_the_second_daemon_of_sqlite_is_refused_in_clear_words(on_sqlite: Deployment) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -155,7 +156,7 @@ def test_daemons_with_code_servers_of_their_own_follow_each_other_and_leave_none
 def test_the_disk_of_postgresql_is_full_and_then_has_room_again(
     project: FaultyProject, tmp_path_factory: pytest.TempPathFactory, story: Story
 ) -> None:
-    with small_disk(tmp_path_factory.mktemp("disk")) as disk:
+    with small_disk() as disk:
         server = PostgresServer(directory=disk)
         try:
             storage = {"postgres": {"postgres_url": server.dsn}}
@@ -186,10 +187,10 @@ def test_the_disk_of_postgresql_is_full_and_then_has_room_again(
             server.stop()
 
 
-_END_LEADER = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'agent-pipelines leader' AND pid IN "
-)
-_END_LEADER += "(SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted)"
+_END_LEADER = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'agent-pipelines leader'
+AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted)
+"""
 
 
 def roles(deployment: Deployment) -> list[str]:
@@ -202,16 +203,19 @@ def code_servers(pid: int) -> list[psutil.Process]:
 
 
 @contextmanager
-def small_disk(directory: Path) -> Iterator[Path]:
-    """A file system of its own in a directory, with room for a server and little more."""
+def small_disk() -> Iterator[Path]:
+    """A file system of its own, with room for a server and little more, in a directory that its user may enter."""
+    directory = Path(tempfile.mkdtemp(prefix="disk-"))
     command = ["mount", "-t", "tmpfs", "-o", "size=160m,mode=755", "tmpfs", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
     try:
+        if done.returncode != 0:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
         yield directory
     finally:
-        subprocess.run(["umount", str(directory)], check=True)
+        if done.returncode == 0:
+            subprocess.run(["umount", str(directory)], check=True)
+        directory.rmdir()
 
 
 def fill(file: Path) -> None:
