@@ -66,7 +66,19 @@ def test_a_leader_is_suspended_in_a_transaction_and_wakes_after_its_successor_to
     close(deployment, names, since)
 
 
-@pytest.mark.parametrize("mode", ["stopped", "killed"])
+def test_a_standby_and_then_its_leader_end_when_they_are_asked_to(on_postgres: Deployment) -> None:
+    first = on_postgres.start()
+    on_postgres.wait_until(lambda: roles(on_postgres) == ["leader"])
+    second = on_postgres.start()
+    on_postgres.wait_until(lambda: roles(on_postgres) == ["leader", "standby"])
+    for process, left in ((second, ["leader"]), (first, [])):
+        process.terminate()
+        process.join()
+        assert (process.exitcode, roles(on_postgres)) == (0, left)
+    on_postgres.kill()
+
+
+@pytest.mark.parametrize("mode", ["killed", pytest.param("stopped", marks=pytest.mark.long)])
 def test_postgresql_is_gone_for_a_moment_under_leader_and_standby(
     on_postgres: Deployment, server: PostgresServer, story: Story, mode: str
 ) -> None:
