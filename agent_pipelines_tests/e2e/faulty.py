@@ -78,7 +78,7 @@ class FaultyProject:
         self._project.file("noting.py", _AGENT)
         function = f"{self._project.module('noting')}:note"
         self._project.agent("writer", _agent(function))
-        self._project.task("single", "triggers:\n- kind: interval\n  every: 5s\n  enabled: false\n")
+        self._project.task("single", "pool: single\ntriggers:\n- kind: interval\n  every: 5s\n  enabled: false\n")
         self.workspace = root / "workspace.yaml"
         self.location: dict[str, Any] = {}
         self._port = _free_port()

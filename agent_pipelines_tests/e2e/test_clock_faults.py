@@ -67,8 +67,12 @@ def test_a_run_that_lost_its_daemon_on_the_way_to_its_process_is_told_as_failed_
     story.tell("all that was due has its verdict")
     (failed,) = (tick for tick in deployment.ticks(since, until) if tick.verdict is Verdict.LAUNCH_FAILED)
     assert failed.reason == f"run {failed.run_id} ended (FAILURE) before it admitted an execution"
-    assert_accounted_for(deployment, since, until)
-    deployment.kill()
+    at = deployment.hub.clock.now()
+    deployment.switch(SINGLE, on=True)
+    deployment.wait_until(lambda: ran(deployment, ["single"], at))
+    story.tell("the pool, which lets one run in, is free again")
+    deployment.switch(SINGLE, on=False)
+    close(deployment, [], since)
 
 
 def test_a_daemon_is_killed_at_each_step_of_a_burst(on_sqlite: Deployment, story: Story) -> None:
