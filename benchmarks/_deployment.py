@@ -1,5 +1,6 @@
 """A project with its home, its database and the real processes, made for one benchmark and removed after it."""
 
+import json
 import os
 import shutil
 import signal
@@ -88,7 +89,7 @@ class Deployment:
     def __init__(
         self, directory: Path, *, agent_url: str, tasks: Mapping[str, str] | None = None, url: str | None = None
     ) -> None:
-        self._command("init", "benchmark", "--directory", str(directory), cwd=directory)
+        _command("init", "benchmark", "--directory", str(directory), cwd=directory)
         self.project = directory / "benchmark"
         defs = self.project / "benchmark" / "defs"
         shutil.rmtree(defs / "hello")
@@ -120,40 +121,77 @@ class Deployment:
 
     def audit(self, since: str) -> tuple[str, bool]:
         """What `tick audit` prints, and whether the books close."""
-        done = self._command("tick", "audit", "--since", since, cwd=self.project, home=self.home, check=False)
+        done = _command("tick", "audit", "--since", since, cwd=self.project, environment=self._environment, check=False)
         return done.stdout.strip(), done.returncode == 0
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """The processes for a while. Afterwards none of them is left, whatever happened."""
-        with self.meter:
+        with self._leaving_nothing():
             try:
                 self.stack.start()
                 self.stack.wait_until_ready(300.0)
                 yield
             finally:
                 self.stack.stop()
+
+    @contextmanager
+    def serving_code(self) -> Iterator[Path]:
+        """Only the code servers, as the stack starts them; gives the workspace file by which daemons reach them."""
+        with self._leaving_nothing():
+            directory = self.home / "code"
+            directory.mkdir()
+            self.start("agent_pipelines.engine.code_servers", str(directory), "--workspace", "workspace.yaml").wait()
+            for each in json.loads((directory / "code_servers.json").read_text()):
+                subprocess.Popen(each["command"], cwd=self.project, env=self._environment, start_new_session=True)
+                while not Path(each["socket"]).exists():
+                    time.sleep(0.1)
+            yield directory / "workspace.yaml"
+
+    def start(self, module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        """A process of a module in the directory of the project; what it says is in the home, in `processes.log`."""
+        with (self.home / "processes.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                cwd=self.project,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @contextmanager
+    def _leaving_nothing(self) -> Iterator[None]:
+        with self.meter:
+            try:
+                yield
+            finally:
                 left = self.meter.processes()
                 for process in left:
                     with suppress(psutil.NoSuchProcess):
                         process.kill()
                 psutil.wait_procs(left, 10.0)
 
-    def _command(
-        self, *arguments: str, cwd: Path, home: Path | None = None, check: bool = True
-    ) -> "subprocess.CompletedProcess[str]":
-        environment = {**os.environ, "COLUMNS": "200", **({} if home is None else {"DAGSTER_HOME": str(home)})}
-        done = subprocess.run(
-            [sys.executable, "-m", "agent_pipelines.cli.main", *arguments],
-            cwd=cwd,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if check and done.returncode != 0:
-            raise SystemExit(f"agent-pipelines {' '.join(arguments)} failed:\n{done.stderr}")
-        return done
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "COLUMNS": "200", "DAGSTER_HOME": str(self.home)}
+
+
+def _command(
+    *arguments: str, cwd: Path, environment: Mapping[str, str] | None = None, check: bool = True
+) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        [sys.executable, "-m", "agent_pipelines.cli.main", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if check and done.returncode != 0:
+        raise SystemExit(f"agent-pipelines {' '.join(arguments)} failed:\n{done.stderr}")
+    return done
 
 
 @contextmanager

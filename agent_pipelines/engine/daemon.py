@@ -3,18 +3,19 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from dagster import DagsterInstance
-from dagster._core.workspace.load_target import WorkspaceFileTarget, WorkspaceLoadTarget
-from dagster._daemon.controller import create_daemon_of_type, daemon_controller_from_instance
+from dagster._daemon.controller import DagsterDaemonController, create_daemon_of_type
 from dagster._daemon.daemon import DagsterDaemon, SchedulerDaemon
-from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
+from dagster._utils.interrupts import capture_interrupts, raise_interrupts_as, setup_interrupt_handlers
+from dagster._utils.log import configure_loggers
 
 from agent_pipelines.core.errors import StorageError
 from agent_pipelines.engine.leadership import AdvisoryLeadership, FileLeadership, Leadership
+from agent_pipelines.engine.live_workspace import LiveWorkspace
 from agent_pipelines.engine.logs import log_to_stderr
 from agent_pipelines.engine.periodic import Periodic
 from agent_pipelines.engine.scheduler import Keeping, SecondScheduler
@@ -43,14 +44,14 @@ def run_daemon(instance: DagsterInstance, workspace: Path, keeping: Keeping, *, 
     stop = threading.Event()
     beating = Periodic("heartbeat", lambda: _beat(keeping, "leader"), _BEAT, stop)
     try:
-        with capture_interrupts():
-            if leadership.acquire(stop, lambda: _beat(keeping, "standby")):
+        with capture_interrupts(), LiveWorkspace(instance, workspace) as code:
+            if _is_chosen(leadership, code, keeping, stop):
                 _log.info("this process keeps the time")
                 # Before any sensor is looked at: some leave to the daemon what they would do without one.
                 beating.once()
                 # Until the end, for to load the projects may take longer than a standby waits for a sign of life.
                 beating.start()
-                _lead(instance, WorkspaceFileTarget([str(workspace)]), keeping, log_level)
+                _lead(instance, code, keeping, log_level)
     except KeyboardInterrupt:
         _log.info("asked to stop")
     finally:
@@ -61,20 +62,28 @@ def run_daemon(instance: DagsterInstance, workspace: Path, keeping: Keeping, *, 
         leadership.release()
 
 
-def _lead(instance: DagsterInstance, target: WorkspaceLoadTarget, keeping: Keeping, log_level: str) -> None:
-    with daemon_controller_from_instance(
-        instance, target, gen_daemons=_daemons(keeping), log_level=log_level, code_server_log_level="warning"
-    ) as controller:
-        controller.check_daemon_loop()
+def _is_chosen(leadership: Leadership, code: LiveWorkspace, keeping: Keeping, stop: threading.Event) -> bool:
+    def stand_by() -> None:
+        # Loaded before it is told to be ready: who takes over has nothing left to do but look at the clock.
+        code.stand_by()
+        _beat(keeping, "standby")
+
+    with raise_interrupts_as(KeyboardInterrupt):
+        return leadership.acquire(stop, stand_by)
 
 
-def _daemons(keeping: Keeping) -> Callable[[DagsterInstance], Sequence[DagsterDaemon]]:
-    def generate(instance: DagsterInstance) -> Iterator[DagsterDaemon]:
-        for kind in instance.get_required_daemon_types():
-            is_scheduler = kind == SchedulerDaemon.daemon_type()
-            yield SecondScheduler(keeping) if is_scheduler else create_daemon_of_type(kind, instance)
+def _lead(instance: DagsterInstance, code: LiveWorkspace, keeping: Keeping, log_level: str) -> None:
+    context = code.lead()
+    configure_loggers(log_level=log_level.upper())
+    with ExitStack() as stack:
+        daemons = [stack.enter_context(daemon) for daemon in _daemons(instance, keeping)]
+        controller = DagsterDaemonController(context, daemons, grpc_server_registry=code.servers)
+        stack.enter_context(controller).check_daemon_loop()
 
-    return lambda instance: list(generate(instance))
+
+def _daemons(instance: DagsterInstance, keeping: Keeping) -> Iterator[DagsterDaemon]:
+    for kind in instance.get_required_daemon_types():
+        yield SecondScheduler(keeping) if kind == SchedulerDaemon.daemon_type() else create_daemon_of_type(kind, instance)
 
 
 def _leadership(instance: DagsterInstance, keeping: Keeping) -> Leadership:

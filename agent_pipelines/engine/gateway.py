@@ -6,7 +6,7 @@ from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
-from dagster._core.errors import DagsterRunAlreadyExists
+from dagster._core.errors import DagsterRunAlreadyExists, DagsterUserCodeUnreachableError
 from dagster._core.remote_representation.code_location import CodeLocation
 from dagster._core.remote_representation.external import RemoteJob, RemoteRepository
 from dagster._core.run_coordinator import QueuedRunCoordinator
@@ -74,7 +74,8 @@ class DagsterGateway:
         """Put a run of a job into Dagster's queue, for the daemon to start; returns its id.
 
         With a reserved `run_id` it can be repeated: a run that exists already is the one that was asked for.
-        Raises DefinitionError if there is no such job, StorageError if runs of this instance are not queued.
+        Raises DefinitionError if there is no such job, StorageError if runs of this instance are not queued or if a code server
+        that may have the job does not answer just now.
         """
         run_id = run_id or new_id()
         stored = self._stored_or_new(job_name, run_id, {**(tags or {}), **launch.tags()})
@@ -288,6 +289,12 @@ class DagsterGateway:
                 words.append(f"code location {name!r} cannot be loaded: {redactor.text(error.message).strip()}")
         return words
 
+    def _waits_for_code_server(self) -> bool:
+        """Whether a code server does not answer: it may have the job, and will say so when it is back."""
+        entries = {} if self._context is None else self._context.get_code_location_entries()
+        errors = [entry.load_error for entry in entries.values() if entry.load_error is not None]
+        return any(error.cls_name == DagsterUserCodeUnreachableError.__name__ for error in errors)
+
     def _find(self, job_name: str) -> tuple[CodeLocation, RemoteRepository]:
         found = [
             (location, repository)
@@ -300,7 +307,10 @@ class DagsterGateway:
             raise DefinitionError(f"several code locations have a job {job_name!r}: {names}", fix="Rename all but one")
         if not found:
             known = [job.name for repository in self._repositories() for job in repository.get_all_jobs()]
-            raise DefinitionError("; ".join([f"no job is named {job_name!r}", *self._not_loaded()]), fix=_there_are(known))
+            words = "; ".join([f"no job is named {job_name!r}", *self._not_loaded()])
+            if self._waits_for_code_server():
+                raise StorageError(words)
+            raise DefinitionError(words, fix=_there_are(known))
         return found[0]
 
 

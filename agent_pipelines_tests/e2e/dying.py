@@ -15,6 +15,7 @@ from agent_pipelines.engine.launcher import WatchedRunLauncher
 from agent_pipelines.engine.run_lane import RunLane
 from agent_pipelines.engine.timekeeper import Look, Timekeeper
 from agent_pipelines.engine.triggers import Triggers
+from agent_pipelines.engine.warm import WarmRunLauncher
 from agent_pipelines.execution.admit import Admitter
 from agent_pipelines.execution.intake import Intake
 from agent_pipelines.execution.settle import Settler
@@ -59,7 +60,8 @@ class Boundaries:
         _around(Timekeeper, "look", after=self._at("look", _has_claimed_for_runs))
         _around(RunLane, "_launch", before=self._at("take"))
         _around(DagsterInstance, "submit_run", before=self._at("create"), after=self._at("submit"))
-        _around(WatchedRunLauncher, "launch_run", before=self._at("dequeue", _of_task), after=self._at("start", _of_task))
+        for launcher in (WatchedRunLauncher, WarmRunLauncher):
+            _around(launcher, "launch_run", before=self._at("dequeue", _of_task), after=self._at("start", _of_task))
         _around(DagsterGateway, "start", before=self._at("burst noted"))
         _around(DagsterInstance, "launch_run", before=self._at("burst created", _run_of_burst))
         _around(WatchedRunLauncher, "launch_run", before=self._at("burst starting", _of_burst))
@@ -122,11 +124,11 @@ def _has_claimed_for_runs(timekeeper: Timekeeper, look: Look) -> bool:
     return any(tick.lane == "run" for tick in look.claimed)
 
 
-def _of_task(launcher: WatchedRunLauncher, *given: Any) -> bool:
+def _of_task(launcher: object, *given: Any) -> bool:
     return not _of_burst(launcher, *given)
 
 
-def _of_burst(launcher: WatchedRunLauncher, *given: Any) -> bool:
+def _of_burst(launcher: object, *given: Any) -> bool:
     return BURST in given[-1].dagster_run.tags
 
 

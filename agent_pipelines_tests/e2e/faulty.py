@@ -78,14 +78,15 @@ class FaultyProject:
         self._project.file("noting.py", _AGENT)
         function = f"{self._project.module('noting')}:note"
         self._project.agent("writer", _agent(function))
-        self._project.task("single", "triggers:\n- kind: interval\n  every: 5s\n  enabled: false\n")
+        self._project.task("single", "pool: single\ntriggers:\n- kind: interval\n  every: 5s\n  enabled: false\n")
         self.workspace = root / "workspace.yaml"
         self.location: dict[str, Any] = {}
+        self._port = _free_port()
         self._server: subprocess.Popen[bytes] | None = None
 
     def serve(self) -> None:
-        """Start the code server; it need not be ready."""
-        port = _free_port()
+        """Start the code server, where the last one was, and wait until it answers."""
+        port = self._port
         self.location = {"grpc_server": {"host": "127.0.0.1", "port": port, "location_name": "project"}}
         self.workspace.write_text(yaml.safe_dump({"load_from": [self.location]}))
         module = f"{self._project.package}.definitions"
@@ -105,6 +106,12 @@ class FaultyProject:
                     return
             assert self._server.poll() is None, (self._project.root / "server.log").read_text()
             time.sleep(0.2)
+
+    def kill_server(self) -> None:
+        """Kill the code server without warning; runs that are its children are not meant."""
+        assert self._server is not None
+        self._server.kill()
+        self._server.wait()
 
     def arm(self, boundary: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Have the first process die, or stop, that reaches a boundary."""

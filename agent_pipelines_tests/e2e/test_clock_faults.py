@@ -1,13 +1,10 @@
 """Every due run is accounted for, none twice: real daemons, bursts and runs, killed and suspended where it hurts."""
 
-import logging
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,84 +13,16 @@ import yaml
 from agent_pipelines.core.clock import isoformat
 from agent_pipelines.core.errors import ErrorClass
 from agent_pipelines.core.execution import Status, Verdict
-from agent_pipelines.engine.daemons import StoredDaemon
-from agent_pipelines.engine.services import Service
 from agent_pipelines.engine.tick import Tick
 from agent_pipelines.engine.triggers import StoredTrigger
 from agent_pipelines_tests.components.project import Project
+from agent_pipelines_tests.e2e.accounting import Story, alive, assert_accounted_for, close, ran, unfinished_executions, watched
 from agent_pipelines_tests.e2e.dying import IN_BURSTS, OF_BURSTS, OF_RUNS
-from agent_pipelines_tests.e2e.faulty import SECOND, Deployment, FaultyProject, make_home
-from agent_pipelines_tests.postgres import PostgresServer
+from agent_pipelines_tests.e2e.faulty import SECOND, Deployment
 
 pytestmark = pytest.mark.timeout(600)
-_log = logging.getLogger("clock_faults")
 
 SINGLE = "default__single__interval"
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyProject]:
-    project = FaultyProject(tmp_path_factory.mktemp("faulty") / "project")
-    project.serve()
-    yield project
-    project.close()
-
-
-@pytest.fixture(scope="module")
-def on_sqlite(project: FaultyProject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    deployment = Deployment(project, make_home(tmp_path_factory.mktemp("sqlite") / "home", {}))
-    yield deployment
-    deployment.close()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    """A server of its own: it is stopped and started."""
-    server = PostgresServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def on_postgres(project: FaultyProject, server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    storage = {"postgres": {"postgres_url": server.dsn}}
-    home = make_home(tmp_path_factory.mktemp("postgres") / "home", {"storage": storage, "event_log_storage": None})
-    deployment = Deployment(project, home)
-    yield deployment
-    deployment.close()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def deployment(request: pytest.FixtureRequest) -> Deployment:
-    return request.getfixturevalue("on_sqlite" if request.param == "sqlite" else "on_postgres")
-
-
-class Story:
-    """What happened, with the seconds since it began: a test that fails shows it, and all do with `--log-cli-level info`."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-
-    def tell(self, words: str) -> None:
-        _log.info("%7.1f s  %s", time.monotonic() - self._began, words)
-
-
-@pytest.fixture
-def story(caplog: pytest.LogCaptureFixture) -> Story:
-    caplog.set_level("INFO", _log.name)
-    return Story()
-
-
-def assert_accounted_for(deployment: Deployment, since: int, until: int) -> None:
-    """The books of a stretch of time close, and no agent was asked twice for the same instant."""
-    books = deployment.hub.witness.books(since, until)
-    assert books.closes, books.problems
-    total = books.total
-    assert total.due > 0
-    assert (total.gaps, total.open, total.doubles) == (0, 0, 0)
-    assert total.due == sum(total.verdicts.values())
-    twice = [call for call, times in deployment.project.calls().items() if times > 1]
-    assert twice == []
 
 
 def test_a_daemon_is_killed_at_each_step_of_a_run(on_sqlite: Deployment, story: Story) -> None:
@@ -121,10 +50,11 @@ def test_a_daemon_is_killed_at_each_step_of_a_run(on_sqlite: Deployment, story: 
     deployment.kill()
 
 
+@pytest.mark.parametrize("fixture", ["on_sqlite", pytest.param("on_warm", marks=pytest.mark.long)])
 def test_a_run_that_lost_its_daemon_on_the_way_to_its_process_is_told_as_failed_to_launch(
-    on_sqlite: Deployment, story: Story
+    request: pytest.FixtureRequest, fixture: str, story: Story
 ) -> None:
-    deployment = on_sqlite
+    deployment: Deployment = request.getfixturevalue(fixture)
     since = deployment.hub.clock.now()
     deployment.switch(SINGLE, on=True)
     deployment.project.arm("dequeue")
@@ -137,8 +67,12 @@ def test_a_run_that_lost_its_daemon_on_the_way_to_its_process_is_told_as_failed_
     story.tell("all that was due has its verdict")
     (failed,) = (tick for tick in deployment.ticks(since, until) if tick.verdict is Verdict.LAUNCH_FAILED)
     assert failed.reason == f"run {failed.run_id} ended (FAILURE) before it admitted an execution"
-    assert_accounted_for(deployment, since, until)
-    deployment.kill()
+    at = deployment.hub.clock.now()
+    deployment.switch(SINGLE, on=True)
+    deployment.wait_until(lambda: ran(deployment, ["single"], at))
+    story.tell("the pool, which lets one run in, is free again")
+    deployment.switch(SINGLE, on=False)
+    close(deployment, [], since)
 
 
 def test_a_daemon_is_killed_at_each_step_of_a_burst(on_sqlite: Deployment, story: Story) -> None:
@@ -195,6 +129,29 @@ def test_bursts_are_killed_at_each_step_of_an_execution(on_sqlite: Deployment, s
     deployment.kill()
 
 
+@pytest.mark.long
+def test_the_code_server_is_killed_and_started_again(on_warm: Deployment, story: Story) -> None:
+    deployment = on_warm
+    since = deployment.hub.clock.now()
+    names = watched(deployment, "killed_code")
+    deployment.switch(SINGLE, on=True)
+    deployment.start()
+    deployment.wait_until(lambda: ran(deployment, [*names, "single"], since))
+    deployment.project.kill_server()
+    killed = deployment.hub.clock.now()
+    story.tell("the code server is killed")
+    deployment.wait_until(lambda: ran(deployment, names, killed))
+    story.tell("what was due without it has run in the burst")
+    deployment.project.serve()
+    at = deployment.hub.clock.now()
+    story.tell("the code server is started")
+    deployment.wait_until(lambda: ran(deployment, [*names, "single"], at))
+    story.tell("what was due next has its run")
+    deployment.switch(SINGLE, on=False)
+    close(deployment, names, since)
+    assert {tick.verdict for tick in deployment.ticks(since, at)} <= {Verdict.RAN, Verdict.SKIPPED}
+
+
 def test_the_second_daemon_of_sqlite_is_refused_in_clear_words(on_sqlite: Deployment) -> None:
     first = on_sqlite.start()
     on_sqlite.wait_until(lambda: [each.role for each in alive(on_sqlite, first.pid)] == ["leader"])
@@ -247,114 +204,6 @@ def test_definitions_that_cannot_be_loaded_after_an_edit_stop_nobody_else(
     close(deployment, names, since)
 
 
-def test_a_leader_is_killed_and_the_standby_goes_on(on_postgres: Deployment, story: Story) -> None:
-    deployment = on_postgres
-    since = deployment.hub.clock.now()
-    names = watched(deployment, "killed_leader")
-    first = deployment.start()
-    deployment.wait_until(lambda: ran(deployment, names, since))
-    second = deployment.start()
-    deployment.wait_until(lambda: [each.role for each in alive(deployment, second.pid)] == ["standby"])
-    first.kill()
-    first.join()
-    at = deployment.hub.clock.now()
-    story.tell("the leader is killed")
-    deployment.wait_until(lambda: claimed(deployment, at))
-    story.tell("the standby has claimed what was due next")
-    close(deployment, names, since)
-
-
-def test_a_leader_is_suspended_in_a_transaction_and_wakes_after_its_successor_took_over(
-    on_postgres: Deployment, story: Story
-) -> None:
-    deployment = on_postgres
-    since = deployment.hub.clock.now()
-    names = watched(deployment, "suspended_leader")
-    first = deployment.start()
-    deployment.wait_until(lambda: ran(deployment, names, since))
-    second = deployment.start()
-    deployment.wait_until(lambda: [each.role for each in alive(deployment, second.pid)] == ["standby"])
-    deployment.project.arm("claim", signal.SIGSTOP)
-    deployment.wait_until(lambda: not deployment.project.is_armed)
-    at = deployment.hub.clock.now()
-    story.tell("the leader is suspended, with ticks written and not committed")
-    deployment.wait_until(lambda: [each.role for each in alive(deployment, second.pid)] == ["leader"])
-    story.tell("the standby leads")
-    deployment.wait_until(lambda: claimed(deployment, at))
-    story.tell("the standby has claimed what was due next")
-    assert first.is_alive()
-    os.kill(first.pid, signal.SIGCONT)
-    first.join()
-    story.tell(f"the old leader woke and ended with exit code {first.exitcode}")
-    assert first.exitcode == 1
-    close(deployment, names, since)
-
-
-def test_postgresql_is_restarted_under_a_daemon(on_postgres: Deployment, server: PostgresServer, story: Story) -> None:
-    deployment = on_postgres
-    since = deployment.hub.clock.now()
-    names = watched(deployment, "restarted_server")
-    command = [sys.executable, "-m", "agent_pipelines.cli.main", "--home", str(deployment.home), "daemon"]
-    service = Service("daemon", [*command, "--workspace", str(deployment.project.workspace)])
-
-    def kept() -> bool:
-        service.keep()
-        return True
-
-    try:
-        deployment.wait_until(lambda: kept() and ran(deployment, names, since))
-        server.stop("immediate", remove=False)
-        story.tell("PostgreSQL is stopped")
-        server.start()
-        at = deployment.hub.clock.now()
-        story.tell("PostgreSQL is started")
-        deployment.wait_until(lambda: kept() and claimed(deployment, at))
-        story.tell("what was due next is claimed")
-        deployment.wait_until(lambda: kept() and ran(deployment, names, at))
-        story.tell("what was due next has run")
-        close(deployment, names, since)
-    finally:
-        service.ask_to_end()
-        service.end(30)
-
-
-def watched(deployment: Deployment, name: str) -> Sequence[str]:
-    names = [f"{name}_{number}" for number in range(5)]
-    deployment.register(names, {"kind": "interval", "every": "2s"})
-    return names
-
-
-def close(deployment: Deployment, names: Sequence[str], since: int) -> None:
-    """End what was watched, and check the books of the time in between."""
-    deployment.remove(names)
-    until = deployment.hub.clock.now()
-    deployment.wait_until(lambda: deployment.is_decided(since, until))
-    deployment.wait_until(lambda: not unfinished_executions(deployment))
-    assert_accounted_for(deployment, since, until)
-    deployment.kill()
-
-
 def declared(deployment: Deployment) -> Sequence[StoredTrigger]:
     with deployment.hub.database.reading() as connection:
         return deployment.hub.triggers.list(connection, source="declared")
-
-
-def alive(deployment: Deployment, pid: int) -> list[StoredDaemon]:
-    with deployment.hub.database.reading() as connection:
-        return [each for each in deployment.hub.daemons.alive(connection) if each.pid == pid]
-
-
-def claimed(deployment: Deployment, after: int) -> bool:
-    now = deployment.hub.clock.now()
-    return any(tick.claimed_at > after for tick in deployment.ticks(after, now + 2 * SECOND))
-
-
-def ran(deployment: Deployment, names: Sequence[str], after: int) -> bool:
-    """Whether each of some tasks has run for an instant that was due later."""
-    ticks = deployment.ticks(after, deployment.hub.clock.now() + SECOND)
-    return set(names) <= {tick.task for tick in ticks if tick.verdict is Verdict.RAN and tick.due_at > after}
-
-
-def unfinished_executions(deployment: Deployment) -> int:
-    with deployment.hub.database.reading() as connection:
-        return len(deployment.hub.executions.unfinished(connection))

@@ -96,6 +96,15 @@ def test_a_run_that_was_created_but_not_queued_is_queued(gateway: DagsterGateway
     assert gateway.run_status(run_id) == "QUEUED"
 
 
+def test_a_job_that_may_be_on_a_code_server_that_is_away_is_no_mistake(instance: DagsterInstance, tmp_path: Path) -> None:
+    file = tmp_path / "workspace.yaml"
+    file.write_text(f"load_from:\n- grpc_server:\n    socket: {tmp_path / 'nobody'}\n    location_name: away\n")
+    with pytest.warns(UserWarning, match="away"):
+        process = WorkspaceProcessContext(instance, WorkspaceFileTarget([str(file)]))
+    with process, pytest.raises(StorageError, match="no job is named 'app__report'; code location 'away' cannot be loaded"):
+        DagsterGateway(instance, context=process.create_request_context()).launch("app__report", LAUNCH)
+
+
 def test_a_missing_job_names_those_that_exist(gateway: DagsterGateway) -> None:
     with pytest.raises(DefinitionError, match=r"no job is named 'app__nothing'\. There are: app__report"):
         gateway.launch("app__nothing", LAUNCH)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from agent_pipelines.core.errors import StorageError
 from agent_pipelines.store.database import Database
+from agent_pipelines.store.migration import migrate
 from agent_pipelines.store.tables import outbox
 from agent_pipelines_tests.conftest import create_postgres_database
 
@@ -36,6 +37,26 @@ def test_writes_of_one_group_are_all_durable_and_one_failure_harms_no_other(data
     with database.reading() as connection:
         assert _count(connection) == 90
         assert connection.execute(sa.select(outbox.c.kind).distinct()).scalars().all() == ["kept"]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    migrate(database)
+
+    def fill(connection: sa.Connection, pages: int) -> None:
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        for _ in range(2_000):
+            _insert(connection, "many")
+
+    with pytest.raises(StorageError, match="database or disk is full"), database.transaction() as connection:
+        fill(connection, connection.exec_driver_sql("PRAGMA page_count").scalar_one() + 10)
+    with database.reading() as connection:
+        assert _count(connection) == 0
+    with database.transaction() as connection:
+        fill(connection, 1_000_000)
+    with database.reading() as connection:
+        assert _count(connection) == 2_000
+    database.close()
 
 
 def test_an_operation_that_the_database_refuses_harms_no_other_of_its_group(database: Database) -> None:

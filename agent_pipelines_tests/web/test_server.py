@@ -52,6 +52,10 @@ class Server:
         assert self.said, (home / "web.log").read_text()
         self.url = self.said.partition(",")[0]
 
+    def kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
     def stop(self) -> int:
         self._process.send_signal(signal.SIGINT)
         try:
@@ -137,6 +141,15 @@ def test_below_the_prefix_nobody_gets_in_without_the_token(server: Server) -> No
             assert answer.status_code == 401, path
         assert stranger.get("/api/v1/health").json() == {"status": "ok"}
         assert stranger.get("/api/v1/nothing").json()["status"] == 401
+
+
+def test_one_of_two_is_killed_and_the_other_has_all_that_was_done(server: Server, client: httpx.Client, home: Path) -> None:
+    second = Server(home, home.parent / "project" / "workspace.yaml")
+    with httpx.Client(base_url=second.url, headers=client.headers, timeout=60) as other:
+        assert other.post("/api/v1/tasks", json=task(name="shared")).status_code == 201
+    second.kill()
+    assert client.get("/api/v1/tasks/inbox/shared").status_code == 200
+    assert client.post("/graphql", json={"query": "{ version }"}).status_code == 200
 
 
 def test_an_address_that_is_taken_is_told() -> None:

@@ -260,7 +260,8 @@ class Children:
                 child.process.send_group(signal.SIGKILL)
 
     def _buried(self, child: ChildProcess) -> None:
-        """A child is gone: if it left a run behind, close that."""
+        """A child is gone: what its runs started goes with it, and if it left a run behind, that is closed."""
+        child.process.send_group(signal.SIGKILL)
         if child.run_id is None:
             return
         if isinstance(child.task, Close):
@@ -269,7 +270,6 @@ class Children:
         words = child.words or f"{_how(child.status)} before the run was over."
         if not self._records.end(child.run_id, child.process, words):
             return
-        child.process.send_group(signal.SIGKILL)  # what the run started
         task = Close(child.run_id, words)
         closing = self._start(1, spawn=self._refusal() is not None)
         closing.run_id = child.run_id

@@ -71,6 +71,12 @@ def fork(context):
     if (pid := os.fork()) == 0:
         sleep_long()
     tell(context, pid)
+
+
+@job
+def threads(context):
+    threading.Thread(target=sleep_long).start()
+    tell(context, os.getpid())
 """
 
 
@@ -158,10 +164,12 @@ def test_a_run_that_does_not_listen_is_killed_and_cancelled(project: WarmProject
     project.until(lambda: not helper.is_alive(), "what the run started is still there")
 
 
-def test_a_run_that_forks_is_over_when_its_own_process_is(project: WarmProject) -> None:
-    run_id = project.launch("fork")
+@pytest.mark.parametrize("job", ["fork", "threads"])
+def test_what_a_run_started_and_left_behind_ends_with_it(project: WarmProject, job: str) -> None:
+    run_id = project.launch(job)
+    left = ProcessIdentity.of(int(project.told(run_id)))
     assert project.ended(run_id) == "SUCCESS"
-    os.kill(int(project.told(run_id)), signal.SIGKILL)
+    project.until(lambda: not left.is_alive(), "what it started is still there")
 
 
 def test_a_run_cancelled_before_it_began_does_not_begin(project: WarmProject) -> None:
