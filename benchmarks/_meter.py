@@ -11,6 +11,7 @@ _LOOK = 0.5  # seconds between two looks; of a process that ends, the CPU time s
 
 ROLES = {
     "dagster_webserver": "web server",
+    "agent_pipelines.cli.main web": "web server",
     "agent_pipelines.cli.main daemon": "daemon",
     "dagster._daemon": "daemon",
     "code-server start": "code server",
