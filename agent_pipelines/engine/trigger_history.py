@@ -12,7 +12,7 @@ from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.of_task import OfTask
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.core.trigger import Trigger
-from agent_pipelines.store.conditions import equal
+from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.tables import trigger_history
 
 Source = Literal["declared", "registered"]
@@ -70,25 +70,12 @@ class TriggerHistory:
         return connection.execute(sa.select(sa.func.coalesce(sa.func.max(trigger_history.c.seq), 0))).scalar_one()
 
     def entries(
-        self,
-        connection: sa.Connection,
-        *,
-        workspace: str | None = None,
-        task: TaskKey | None = None,
-        effective_to: Microseconds | None = None,
+        self, connection: sa.Connection, task: TaskKey, *, before: int | None = None, limit: int = 50
     ) -> Sequence[HistoryEntry]:
-        """What triggers were, each with its entries in the order in which they took effect."""
-        h = trigger_history
-        query = sa.select(h)
-        if workspace is not None:
-            query = query.where(h.c.workspace == workspace)
-        if task is not None:
-            query = query.where(
-                *(h.c[name] == value for name, value in zip(("workspace", "application", "task"), task, strict=True))
-            )
-        if effective_to is not None:
-            query = query.where(h.c.effective_at < effective_to)
-        query = query.order_by(h.c.workspace, h.c.application, h.c.task, h.c.trigger, h.c.seq)
+        """What became of the triggers of a task, newest first."""
+        h = trigger_history.c
+        wanted = equal(dict(zip((h.workspace, h.application, h.task), task, strict=True)))
+        query = sa.select(trigger_history).where(*wanted, *within(h.seq, None, before)).order_by(h.seq.desc()).limit(limit)
         return [HistoryEntry.model_validate(row) for row in connection.execute(query).mappings()]
 
     def on_periods(

@@ -164,6 +164,10 @@ def test_a_task_is_switched(cli_in: Cli) -> None:
     assert cli_in.ok("task", "enable", "watch") == "inbox/watch: enabled\n"
     assert cli_in.ok("task", "remove", "inbox/watch") == "inbox/watch: removed\n"
     assert "no task is named 'watch'" in cli_in.refused("task", "show", "watch")
+    history = cli_in.json("task", "history", "inbox/watch")["history"]
+    assert [each["state"] for each in reversed(history)] == ["on", "paused", "on", "off", "on", "removed"]
+    assert {(each["trigger"], each["words"], each["actor"]) for each in history} == {("interval", "every 30s", ACTOR)}
+    assert "holidays" in cli_in.ok("task", "history", "inbox/watch", "--before", str(history[3]["seq"]))
     told = [action for action, _ in reversed(entries(cli_in, "inbox/watch"))]
     assert told == [f"task.{verb}" for verb in ("register", "pause", "resume", "disable", "enable", "remove")]
 

@@ -68,7 +68,8 @@ class Case:
 
     def history(self, name: str) -> list[HistoryEntry]:
         with self.database.reading() as connection:
-            return [entry for entry in self.triggers.history.entries(connection) if entry.trigger == name]
+            entries = self.triggers.history.entries(connection, ("default", "app", "job"))
+        return [entry for entry in reversed(entries) if entry.trigger == name]
 
 
 @pytest.fixture
