@@ -17,6 +17,10 @@ class Run:
     resume: bool = False
     note: str | None = None
     """Written to the run's events first."""
+    lease: float | None = None
+    """Seconds after which its process is killed unless the worker that claimed the run says again that it holds it."""
+    alive_at: float = 0.0
+    """When that worker last knew that it holds the run, by the monotonic clock of this machine."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,13 @@ class Cancel:
     """To a warm process: end the child of a run."""
 
     run_id: str
+
+
+@dataclass(frozen=True)
+class Alive:
+    """To a warm process: the worker of a run with a lease held it at that time, by the monotonic clock of this machine."""
+
+    at: float
 
 
 @dataclass(frozen=True)
@@ -68,14 +79,14 @@ class Failed:
 
 @dataclass(frozen=True)
 class Done:
-    """From a child: it is free again. From a warm process: it does what was asked."""
+    """From a child: it is free again. From a warm process: it does what was asked; or a run with a lease is over."""
 
     left: bool = False
     """Whether the run that was to be closed is left to run monitoring, which resumes it."""
 
 
-Message = Run | Cancel | Close | Setup | Started | Stale | Failed | Done
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Run, Cancel, Close, Setup, Started, Stale, Failed, Done)}
+Message = Run | Cancel | Alive | Close | Setup | Started | Stale | Failed | Done
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Run, Cancel, Alive, Close, Setup, Started, Stale, Failed, Done)}
 
 
 class Channel:
@@ -137,6 +148,11 @@ class Channel:
             if message is not None:
                 messages.append(message)
         return None if ended and not messages else messages
+
+    def end(self) -> None:
+        """Say that nothing more will come, to the other end and to who waits here."""
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._connection.close()
