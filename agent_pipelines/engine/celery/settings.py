@@ -95,6 +95,7 @@ def celery_config(settings: CelerySettings, given: Mapping[str, Any]) -> dict[st
         "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.2},
         "worker_prefetch_multiplier": 1,
         "worker_enable_remote_control": False,
+        "worker_redirect_stdouts": False,
         "worker_hijack_root_logger": False,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,

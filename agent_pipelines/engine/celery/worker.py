@@ -155,11 +155,9 @@ class Worker:
         )
         try:
             self._host.clear(run_id)
-            channel = self._host.begin(run, order)
+            self._host.begin(run, order, held.tie)
         except DagsterLaunchFailedError as error:
             return self._fail(held, run, error)
-        assert channel is not None
-        held.tie(channel)
         answer = held.wait()
         if answer is not None:
             return "left to run monitoring" if answer.left else "over"

@@ -1,6 +1,7 @@
 """This machine, as a place where runs are executed."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from dagster import DagsterInstance, DagsterRun
@@ -25,9 +26,10 @@ class WarmHost:
         self._settings = settings
         self.place = WarmPlace(Path(instance.root_directory).absolute())
 
-    def begin(self, run: DagsterRun, order: Run) -> Channel | None:
+    def begin(self, run: DagsterRun, order: Run, tie: Callable[[Channel], None] | None = None) -> Channel | None:
         """Begin a run; returns the connection to the warm process, which stays open for a run with a lease.
 
+        `tie` is given the connection as soon as the warm process has the order, which may have to load the code first.
         None if the warm process has died meanwhile and the run goes on. Raises DagsterLaunchFailedError.
         """
         origin = run.job_code_origin
@@ -36,7 +38,7 @@ class WarmHost:
         keep_metadata(self._instance)
         starter = Starter(self.place, self._settings, self._instance, origin.repository_origin)
         try:
-            answer, channel = self._request(starter, order)
+            answer, channel = self._request(starter, order, tie)
         except StartError as error:
             raise DagsterLaunchFailedError(str(error)) from error
         except TimeoutError:
@@ -58,7 +60,7 @@ class WarmHost:
             raise DagsterLaunchFailedError(f"run {run_id}: process {record.pid} cannot be killed, so it is not resumed")
         self.place.records.remove(run_id)
 
-    def _request(self, starter: Starter, order: Run) -> tuple[Message, Channel | None]:
+    def _request(self, starter: Starter, order: Run, tie: Callable[[Channel], None] | None) -> tuple[Message, Channel | None]:
         deadline = time.monotonic() + self._settings.start_timeout
         retired = None
         deaths = 0
@@ -68,6 +70,8 @@ class WarmHost:
             try:
                 channel = Channel.to(Path(process.socket), max(0.01, deadline - time.monotonic()))
                 channel.send(order)
+                if tie is not None:
+                    tie(channel)
                 answer = channel.receive()
             except TimeoutError:
                 raise

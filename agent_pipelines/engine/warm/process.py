@@ -215,11 +215,14 @@ class WarmProcess:
             self._answer(channel, self._execute(run))
             return
         leash = Leash(channel, run.lease, run.alive_at)
+        said = leash.hear()  # while the code was being loaded
         answer = Failed("its worker has been silent for longer than its lease") if leash.is_torn else self._execute(run)
         if isinstance(answer, Started):
             with suppress(OSError):  # a worker that is gone is noticed at the next look
                 channel.send(answer)
             self._children.tie(run.run_id, leash)
+            if any(isinstance(message, Cancel) for message in said):
+                self._children.cancel(run.run_id)
         else:
             self._answer(channel, answer)
 
