@@ -187,6 +187,7 @@ class WarmProcess:
         self._spoken = time.monotonic()
         match messages[0] if messages else None:
             case Run() as run:
+                channel.put_back(messages[1:] if messages else [])
                 self._asking[channel] = run
                 self._start_asked()
             case Cancel() as cancel:

@@ -113,8 +113,7 @@ class Channel:
 
     def send(self, message: Message) -> None:
         """Send a message. Raises OSError if the other end is gone."""
-        body = {"kind": type(message).__name__, **asdict(message)}
-        self._connection.sendall(json.dumps(body).encode() + b"\n")
+        self._connection.sendall(_line(message))
 
     def receive(self) -> Message | None:
         """The next message, None at the end. Raises OSError, TimeoutError among them."""
@@ -149,6 +148,10 @@ class Channel:
                 messages.append(message)
         return None if ended and not messages else messages
 
+    def put_back(self, messages: list[Message]) -> None:
+        """Let messages that have arrived arrive again."""
+        self._received = b"".join(_line(message) for message in messages) + self._received
+
     def end(self) -> None:
         """Say that nothing more will come, to the other end and to who waits here."""
         with suppress(OSError):
@@ -156,3 +159,7 @@ class Channel:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _line(message: Message) -> bytes:
+    return json.dumps({"kind": type(message).__name__, **asdict(message)}).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""Machines as tests can have them: a home and a worker each, cut off by a network namespace of their own where that is possible."""
+"""Machines as tests can have them: a home and a worker each, in a network namespace of their own where that is possible."""
 
 import os
 import shutil
