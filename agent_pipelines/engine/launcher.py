@@ -1,10 +1,19 @@
 """Dagster's default run launcher, with an eye on the processes that it starts."""
 
+from typing import Protocol, runtime_checkable
+
 import psutil
 from dagster import DagsterEventType, DagsterRun
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 
 _EARLIER = 5.0  # seconds by which a process may be older than Dagster's note that it started
+
+
+@runtime_checkable
+class LooksAfterRuns(Protocol):
+    """A launcher that wants to be called each second, to see what became of the runs that it has launched."""
+
+    def look_after(self) -> None: ...
 
 
 class WatchedRunLauncher(DefaultRunLauncher):

@@ -25,6 +25,7 @@ from agent_pipelines.engine.declaration import DeclaredTriggers
 from agent_pipelines.engine.declarations import Declarations
 from agent_pipelines.engine.gateway import DagsterGateway
 from agent_pipelines.engine.handover import adopt_requested
+from agent_pipelines.engine.launcher import LooksAfterRuns
 from agent_pipelines.engine.periodic import Periodic
 from agent_pipelines.engine.run_lane import RunLane
 from agent_pipelines.engine.tick_notes import TickNotes
@@ -76,6 +77,7 @@ class SecondScheduler(SchedulerDaemon):
         timekeeper = Timekeeper(keeping.database, keeping.triggers, keeping.ticks, keeping.executions, clock)
         declarations = Declarations(instance, keeping.database, keeping.triggers)
         lane = RunLane(keeping.database, keeping.ticks, clock, gateway)
+        launcher = instance.run_launcher
         bursts = BurstKeeper(keeping.database, keeping.triggers, keeping.ticks, keeping.bursts, clock, gateway)
         notes = TickNotes(instance, keeping.database, keeping.ticks, clock)
         foreign = _ForeignSchedules(context, self._logger)
@@ -90,6 +92,7 @@ class SecondScheduler(SchedulerDaemon):
             Periodic("bursts", lambda: bursts.keep(declarations.lanes), 1.0, stop),
             Periodic("notes", notes.write, 1.0, stop),
             Periodic("schedules", foreign.look, 1.0, stop),
+            *([Periodic("launched runs", launcher.look_after, 1.0, stop)] if isinstance(launcher, LooksAfterRuns) else []),
             *([] if keeping.watch is None else [Periodic("watch", _then(keeping.watch, wake), 1.0, stop)]),
         ]
         for each in beside:

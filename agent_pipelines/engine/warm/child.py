@@ -21,6 +21,7 @@ from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils.interrupts import capture_interrupts, pop_captured_interrupt
 
 from agent_pipelines.engine.warm.code import preload
+from agent_pipelines.engine.warm.ending import end_with_parent
 from agent_pipelines.engine.warm.place import WarmPlace
 from agent_pipelines.engine.warm.protocol import Cancel, Channel, Close, Done, Run, Setup
 from agent_pipelines.engine.warm.record import RunRecords
@@ -41,7 +42,7 @@ class Child:
         self._instance = instance
         self._records = records
         self._runs = runs
-        self._pid = os.getpid()
+        self._pid, self._parent = os.getpid(), os.getppid()
 
     def serve(self) -> None:
         """Execute what arrives, until nothing more does or the process has served long enough."""
@@ -75,6 +76,8 @@ class Child:
             return
         if run is not None and task.note is not None:
             self._instance.report_engine_event(task.note, run)
+        if task.lease is not None:
+            end_with_parent(self._parent)
         progress = _Progress(begun=task.resume)
         words, error = "The process of the run returned before the run was over.", None
         body: Callable[..., int] = _resume_run_command_body if task.resume else _execute_run_command_body

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psutil
 from dagster import DagsterInstance
@@ -18,8 +18,9 @@ from dagster._serdes import serialize_value
 
 from agent_pipelines.engine.warm.child import run_forked
 from agent_pipelines.engine.warm.code import connections_left, threads_left
-from agent_pipelines.engine.warm.ending import Ending
+from agent_pipelines.engine.warm.ending import Ending, kill_tree
 from agent_pipelines.engine.warm.identity import ProcessIdentity
+from agent_pipelines.engine.warm.leash import Leash
 from agent_pipelines.engine.warm.place import WarmPlace
 from agent_pipelines.engine.warm.protocol import Cancel, Channel, Close, Done, Failed, Run, Setup, Started
 from agent_pipelines.engine.warm.record import HOST, RunRecord
@@ -46,6 +47,7 @@ class ChildProcess:
     status: int | None = None
     words: str | None = None
     """Why we end it."""
+    leash: Leash | None = None
     leaving: bool = False
     """Whether it ends by itself, and gets no further run."""
 
@@ -110,7 +112,7 @@ class Children:
         if refusal is not None:
             note = f"The run has a process of its own that loads the code anew: {refusal}."
             _log.info(note)
-            task = Run(task.run_id, task.job_name, task.resume, note)
+            task = replace(task, note=note)
         record = RunRecord(
             task.run_id,
             HOST,
@@ -119,6 +121,7 @@ class Children:
             self._own.pid,
             self._own.started,
             self.address,
+            leased=task.lease is not None,
         )
         there = self._records.create(record)
         if there is not None:
@@ -146,6 +149,20 @@ class Children:
                 return True
         return False
 
+    def tie(self, run_id: str, leash: Leash) -> None:
+        """Let a run that was just started depend on its worker."""
+        for child in self._children:
+            if child.run_id == run_id:
+                child.leash = leash
+
+    def heed(self, leash: Leash) -> None:
+        """Take what a worker says about its run."""
+        for message in leash.hear():
+            if isinstance(message, Cancel):
+                self.cancel(message.run_id)
+        if leash.is_torn:
+            self.proceed()
+
     def hear(self, child: ChildProcess) -> None:
         """Take what a child says."""
         assert child.channel is not None
@@ -170,6 +187,8 @@ class Children:
                     self.hear(child)  # what it said last
                 self._children.remove(child)
                 self._buried(child)
+            elif child.leash is not None and child.leash.is_torn:
+                kill_tree(child.process)
             elif child.ending is not None:
                 child.ending.proceed()
             elif child.is_free and time.monotonic() - child.free_since > _IDLE:
@@ -218,6 +237,8 @@ class Children:
         for child in self._children:
             if child.channel is not None:
                 child.channel.close()
+            if child.leash is not None:
+                child.leash.close()
         gc.enable()
 
     def _give(self, child: ChildProcess, task: Run | Close) -> None:
@@ -230,6 +251,9 @@ class Children:
     def _done(self, child: ChildProcess, message: Done) -> None:
         task, child.task, child.run_id, child.ending = child.task, None, None, None
         child.free_since = time.monotonic()
+        if child.leash is not None:
+            child.leash.let_go(left=message.left)
+            child.leash = None
         if isinstance(task, Close) and message.left:
             _log.info("run %s: %s Left to run monitoring.", task.run_id, task.words)
         if isinstance(task, Close) or child.served >= self._settings.runs_of_a_child:
@@ -264,7 +288,15 @@ class Children:
         child.process.send_group(signal.SIGKILL)
         if child.run_id is None:
             return
+        if child.leash is not None and child.leash.is_torn:
+            # Whether the run goes on elsewhere is known to those who can see the claims.
+            _log.warning("run %s: its worker is gone or was cut off, so its processes were killed", child.run_id)
+            child.leash.close()
+            self._records.remove(child.run_id)
+            return
         if isinstance(child.task, Close):
+            if child.leash is not None:
+                child.leash.close()  # its worker closes the run then
             _log.error("run %s could not be closed: %s", child.run_id, _how(child.status))
             return
         words = child.words or f"{_how(child.status)} before the run was over."
@@ -272,7 +304,7 @@ class Children:
             return
         task = Close(child.run_id, words)
         closing = self._start(1, spawn=self._refusal() is not None)
-        closing.run_id = child.run_id
+        closing.run_id, closing.leash = child.run_id, child.leash
         self._give(closing, task)
 
 

@@ -1,11 +1,18 @@
 """How a run's process is made to end."""
 
+import ctypes
+import os
 import signal
+import sys
 import time
+from contextlib import suppress
+
+import psutil
 
 from agent_pipelines.engine.warm.identity import ProcessIdentity
 
 _POLL = 0.05
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 _KILLED = 10.0  # seconds in which a killed process is gone, unless it waits for a device
 
 
@@ -49,3 +56,23 @@ def kill(process: ProcessIdentity) -> bool:
         time.sleep(_POLL)
         process.send_group(signal.SIGKILL)
     return True
+
+
+def kill_tree(process: ProcessIdentity) -> None:
+    """Kill a process with its group and all that descends from it, also what has a session of its own."""
+    descendants: list[psutil.Process] = []
+    if process.is_alive():
+        with suppress(psutil.Error):
+            descendants = psutil.Process(process.pid).children(recursive=True)
+    process.send_group(signal.SIGKILL)
+    for each in descendants:
+        with suppress(psutil.Error):
+            each.kill()
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the system kill this process when the process that forked it is gone, where the system can (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,7 +1,6 @@
 """A run launcher that forks runs from a process which has loaded everything already."""
 
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -9,18 +8,15 @@ from typing import Any, Self
 from dagster import DagsterInstance, DagsterRun
 from dagster._core.errors import DagsterLaunchFailedError
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, ResumeRunContext, RunLauncher, WorkerStatus
-from dagster._core.origin import JobPythonOrigin
-from dagster._serdes import ConfigurableClass, ConfigurableClassData, deserialize_value
-from dagster_shared.error import SerializableErrorInfo
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 from agent_pipelines.engine.warm.child import finish
 from agent_pipelines.engine.warm.ending import Ending, kill
+from agent_pipelines.engine.warm.host import WarmHost
 from agent_pipelines.engine.warm.place import WarmPlace
-from agent_pipelines.engine.warm.protocol import Cancel, Channel, Done, Failed, Message, Run, Stale, Started
+from agent_pipelines.engine.warm.protocol import Cancel, Channel, Done, Message, Run
 from agent_pipelines.engine.warm.record import RunRecord
 from agent_pipelines.engine.warm.settings import CONFIG, WarmSettings
-from agent_pipelines.engine.warm.starter import Starter, StartError
-from agent_pipelines.engine.warm.storage import keep_metadata
 
 _ANSWER = 10.0  # seconds in which a warm process answers what needs no loading
 
@@ -63,9 +59,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             raise DagsterLaunchFailedError(f"run {run.run_id} was started on {record.host} and can be resumed there only")
         if record is not None:
             self._place.records.end(run.run_id, record.process, "The run is resumed in another process.")
-            if not kill(record.process):
-                raise DagsterLaunchFailedError(f"run {run.run_id}: process {record.pid} cannot be killed, so it is not resumed")
-            self._place.records.remove(run.run_id)
+            self._host.clear(run.run_id)
         self._start(run, resume=True)
 
     def terminate(self, run_id: str) -> bool:
@@ -107,61 +101,20 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         return None if record is None else f"process {record.pid} on {record.host}"
 
     @property
+    def _host(self) -> WarmHost:
+        return WarmHost(self._instance, self._settings)
+
+    @property
     def _place(self) -> WarmPlace:
-        return WarmPlace(Path(self._instance.root_directory).absolute())
+        return self._host.place
 
     def _record(self, run_id: str) -> RunRecord | None:
         return self._place.records.get(run_id)
 
     def _start(self, run: DagsterRun, *, resume: bool) -> None:
-        origin = run.job_code_origin
-        if not isinstance(origin, JobPythonOrigin):
-            raise DagsterLaunchFailedError(f"run {run.run_id} does not say where its code is")
-        keep_metadata(self._instance)
-        starter = Starter(self._place, self._settings, self._instance, origin.repository_origin)
-        try:
-            answer = self._request(starter, Run(run.run_id, run.job_name, resume))
-        except StartError as error:
-            raise DagsterLaunchFailedError(str(error)) from error
-        except TimeoutError:
-            raise DagsterLaunchFailedError(
-                f"run_launcher: nothing could be started within start_timeout ({self._settings.start_timeout:g} s): either the "
-                f"code loads for longer, or max_children runs are being executed; the end of the log:\n{starter.log_tail()}"
-            ) from None
-        if isinstance(answer, Failed):
-            error = None if answer.error is None else deserialize_value(answer.error, SerializableErrorInfo)
-            raise DagsterLaunchFailedError(f"run {run.run_id}: {answer.words}", serializable_error_info=error)
-
-    def _request(self, starter: Starter, run: Run) -> Message:
-        deadline = time.monotonic() + self._settings.start_timeout
-        retired = None
-        deaths = 0
-        while True:
-            process = starter.listening(deadline, other_than=retired)
-            try:
-                channel = Channel.to(Path(process.socket), max(0.01, deadline - time.monotonic()))
-                try:
-                    channel.send(run)
-                    answer = channel.receive()
-                finally:
-                    channel.close()
-            except TimeoutError:
-                raise
-            except OSError:
-                answer = None
-            match answer:
-                case Started() | Failed():
-                    return answer
-                case Stale():
-                    retired = process.process
-                case _:
-                    record = self._record(run.run_id)
-                    if record is not None and record.is_here and record.process.is_alive():
-                        return Started(record.pid)  # it died after it had started the run
-                    deaths += 1
-                    retired = process.process
-                    if deaths > 1:
-                        raise StartError(f"the warm process died; the end of its log:\n{starter.log_tail()}")
+        channel = self._host.begin(run, Run(run.run_id, run.job_name, resume))
+        if channel is not None:
+            channel.close()
 
     def _ask(self, socket: str, message: Message) -> bool:
         try:

@@ -21,9 +21,10 @@ from dagster._serdes import deserialize_value
 from agent_pipelines.engine.warm.children import ChildProcess, Children
 from agent_pipelines.engine.warm.code import Code, LoadError, preload
 from agent_pipelines.engine.warm.identity import ProcessIdentity
+from agent_pipelines.engine.warm.leash import Leash
 from agent_pipelines.engine.warm.order import Order
 from agent_pipelines.engine.warm.place import Listening, WarmPlace
-from agent_pipelines.engine.warm.protocol import Cancel, Channel, Done, Failed, Message, Run, Stale
+from agent_pipelines.engine.warm.protocol import Cancel, Channel, Done, Failed, Message, Run, Stale, Started
 from agent_pipelines.engine.warm.record import HOST
 from agent_pipelines.engine.warm.settings import WarmSettings
 from agent_pipelines.engine.warm.sources import Sources
@@ -146,14 +147,19 @@ class WarmProcess:
             self._children.release_free()
         self._start_asked()
 
-    def _watch_children(self) -> None:
+    def _forget_closed(self) -> None:
         for key in list(self._selector.get_map().values()):
             if not isinstance(key.fileobj, int) and key.fileobj.fileno() < 0:
                 self._selector.unregister(key.fileobj)  # closed: its number may be given again
+
+    def _watch_children(self) -> None:
+        self._forget_closed()
         watched = {key.fd for key in self._selector.get_map().values()}
         for child in self._children:
             if child.channel is not None and child.channel.fileno() not in watched:
                 self._selector.register(child.channel, selectors.EVENT_READ, lambda channel, child=child: self._hear(child))
+            if child.leash is not None and child.leash.fileno() >= 0 and child.leash.fileno() not in watched:
+                self._selector.register(child.leash, selectors.EVENT_READ, self._children.heed)
 
     def _hear(self, child: ChildProcess) -> None:
         channel = child.channel
@@ -167,6 +173,7 @@ class WarmProcess:
         with suppress(BlockingIOError):
             connection, _ = self._socket.accept()
             channel = Channel(connection)
+            self._forget_closed()
             self._selector.register(channel, selectors.EVENT_READ, self._asked)
 
     def _asked(self, channel: Channel) -> None:
@@ -180,6 +187,7 @@ class WarmProcess:
         self._spoken = time.monotonic()
         match messages[0] if messages else None:
             case Run() as run:
+                channel.put_back(messages[1:] if messages else [])
                 self._asking[channel] = run
                 self._start_asked()
             case Cancel() as cancel:
@@ -201,7 +209,23 @@ class WarmProcess:
             elif self._failure is not None:
                 self._answer(channel, self._failure)
             else:
-                self._answer(channel, self._execute(run))
+                self._begin(channel, run)
+
+    def _begin(self, channel: Channel, run: Run) -> None:
+        if run.lease is None:
+            self._answer(channel, self._execute(run))
+            return
+        leash = Leash(channel, run.lease, run.alive_at)
+        said = leash.hear()  # while the code was being loaded
+        answer = Failed("its worker has been silent for longer than its lease") if leash.is_torn else self._execute(run)
+        if isinstance(answer, Started):
+            with suppress(OSError):  # a worker that is gone is noticed at the next look
+                channel.send(answer)
+            self._children.tie(run.run_id, leash)
+            if any(isinstance(message, Cancel) for message in said):
+                self._children.cancel(run.run_id)
+        else:
+            self._answer(channel, answer)
 
     def _execute(self, run: Run) -> Message:
         try:

@@ -17,6 +17,10 @@ class Run:
     resume: bool = False
     note: str | None = None
     """Written to the run's events first."""
+    lease: float | None = None
+    """Seconds after which its process is killed unless the worker that claimed the run says again that it holds it."""
+    alive_at: float = 0.0
+    """When that worker last knew that it holds the run, by the monotonic clock of this machine."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,13 @@ class Cancel:
     """To a warm process: end the child of a run."""
 
     run_id: str
+
+
+@dataclass(frozen=True)
+class Alive:
+    """To a warm process: the worker of a run with a lease held it at that time, by the monotonic clock of this machine."""
+
+    at: float
 
 
 @dataclass(frozen=True)
@@ -68,14 +79,14 @@ class Failed:
 
 @dataclass(frozen=True)
 class Done:
-    """From a child: it is free again. From a warm process: it does what was asked."""
+    """From a child: it is free again. From a warm process: it does what was asked; or a run with a lease is over."""
 
     left: bool = False
     """Whether the run that was to be closed is left to run monitoring, which resumes it."""
 
 
-Message = Run | Cancel | Close | Setup | Started | Stale | Failed | Done
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Run, Cancel, Close, Setup, Started, Stale, Failed, Done)}
+Message = Run | Cancel | Alive | Close | Setup | Started | Stale | Failed | Done
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Run, Cancel, Alive, Close, Setup, Started, Stale, Failed, Done)}
 
 
 class Channel:
@@ -102,8 +113,7 @@ class Channel:
 
     def send(self, message: Message) -> None:
         """Send a message. Raises OSError if the other end is gone."""
-        body = {"kind": type(message).__name__, **asdict(message)}
-        self._connection.sendall(json.dumps(body).encode() + b"\n")
+        self._connection.sendall(_line(message))
 
     def receive(self) -> Message | None:
         """The next message, None at the end. Raises OSError, TimeoutError among them."""
@@ -138,5 +148,18 @@ class Channel:
                 messages.append(message)
         return None if ended and not messages else messages
 
+    def put_back(self, messages: list[Message]) -> None:
+        """Let messages that have arrived arrive again."""
+        self._received = b"".join(_line(message) for message in messages) + self._received
+
+    def end(self) -> None:
+        """Say that nothing more will come, to the other end and to who waits here."""
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._connection.close()
+
+
+def _line(message: Message) -> bytes:
+    return json.dumps({"kind": type(message).__name__, **asdict(message)}).encode() + b"\n"

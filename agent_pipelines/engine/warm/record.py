@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from agent_pipelines.engine.warm.ending import kill_tree
 from agent_pipelines.engine.warm.identity import ProcessIdentity
 
 HOST = socket.gethostname()
@@ -29,6 +30,8 @@ class RunRecord:
     cancelled: bool = False
     ended: str | None = None
     """How the process ended before the run was over, if that is known."""
+    leased: bool = False
+    """Whether a worker has claimed the run: then nobody on this machine but that one may end it."""
 
     @property
     def is_here(self) -> bool:
@@ -90,12 +93,19 @@ class RunRecords:
             self._path(run_id).unlink(missing_ok=True)
 
     def adopt(self, owner: ProcessIdentity, socket: str) -> list[RunRecord]:
-        """Make a warm process the owner of all records of this machine whose own owner is gone; returns these."""
+        """Make a warm process the owner of all records of this machine whose own owner is gone; returns these.
+
+        A run with a lease may be another machine's by now: what is left of it here is killed and forgotten.
+        """
         adopted: list[RunRecord] = []
         with self._lock():
             for path in self._directory.glob("*.json"):
                 record = self.get(path.stem)
                 if record is None or not record.is_here or record.owner.is_alive() or record.ended is not None:
+                    continue
+                if record.leased:
+                    kill_tree(record.process)
+                    path.unlink(missing_ok=True)
                     continue
                 record = replace(record, owner_pid=owner.pid, owner_started=owner.started, socket=socket)
                 self._replace(record)

@@ -6,6 +6,7 @@ from agent_pipelines.store.tables.bursts import bursts, daemons
 from agent_pipelines.store.tables.executions import attempts, events, execution_texts, executions, outbox, spans, task_specs
 from agent_pipelines.store.tables.prompts import prompt_moves, prompt_versions
 from agent_pipelines.store.tables.registered import registered_task_versions, registered_tasks
+from agent_pipelines.store.tables.run_claims import run_claims, workers
 from agent_pipelines.store.tables.sessions import session_turns, sessions, task_state
 from agent_pipelines.store.tables.ticks import inbox, ticks
 from agent_pipelines.store.tables.triggers import trigger_history, triggers
@@ -25,6 +26,7 @@ __all__ = [
     "prompt_versions",
     "registered_task_versions",
     "registered_tasks",
+    "run_claims",
     "session_turns",
     "sessions",
     "spans",
@@ -33,4 +35,5 @@ __all__ = [
     "ticks",
     "trigger_history",
     "triggers",
+    "workers",
 ]
