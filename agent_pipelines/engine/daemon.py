@@ -12,6 +12,7 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget, WorkspaceLo
 from dagster._daemon.controller import create_daemon_of_type, daemon_controller_from_instance
 from dagster._daemon.daemon import DagsterDaemon, SchedulerDaemon
 from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
+from dagster._utils.log import default_date_format_string, default_format_string
 
 from agent_pipelines.core.errors import StorageError
 from agent_pipelines.engine.leadership import AdvisoryLeadership, FileLeadership, Leadership
@@ -61,7 +62,16 @@ def _lead(instance: DagsterInstance, target: WorkspaceLoadTarget, keeping: Keepi
     with daemon_controller_from_instance(
         instance, target, gen_daemons=_daemons(keeping), log_level=log_level, code_server_log_level="warning"
     ) as controller:
+        _plain_in_files()
         controller.check_daemon_loop()
+
+
+def _plain_in_files() -> None:
+    """Take the colours of a terminal out of what Dagster's loggers write elsewhere."""
+    plain = logging.Formatter(default_format_string(), default_date_format_string())
+    for handler in logging.getLogger("dagster").handlers:
+        if isinstance(handler, logging.StreamHandler) and not handler.stream.isatty():
+            handler.setFormatter(plain)
 
 
 def _daemons(keeping: Keeping) -> Callable[[DagsterInstance], Sequence[DagsterDaemon]]:
