@@ -17,7 +17,7 @@ from agent_pipelines.core.clock import isoformat
 from agent_pipelines.core.errors import ErrorClass
 from agent_pipelines.core.execution import Status, Verdict
 from agent_pipelines.engine.daemons import StoredDaemon
-from agent_pipelines.engine.services import Service
+from agent_pipelines.engine.service import Service
 from agent_pipelines.engine.tick import Tick
 from agent_pipelines.engine.triggers import StoredTrigger
 from agent_pipelines_tests.components.project import Project
