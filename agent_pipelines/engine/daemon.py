@@ -11,7 +11,7 @@ from dagster import DagsterInstance
 from dagster._daemon.controller import DagsterDaemonController, create_daemon_of_type
 from dagster._daemon.daemon import DagsterDaemon, SchedulerDaemon
 from dagster._utils.interrupts import capture_interrupts, raise_interrupts_as, setup_interrupt_handlers
-from dagster._utils.log import configure_loggers
+from dagster._utils.log import configure_loggers, default_date_format_string, default_format_string
 
 from agent_pipelines.core.errors import StorageError
 from agent_pipelines.engine.leadership import AdvisoryLeadership, FileLeadership, Leadership
@@ -75,10 +75,19 @@ def _is_chosen(leadership: Leadership, code: LiveWorkspace, keeping: Keeping, st
 def _lead(instance: DagsterInstance, code: LiveWorkspace, keeping: Keeping, log_level: str) -> None:
     context = code.lead()
     configure_loggers(log_level=log_level.upper())
+    _plain_in_files()
     with ExitStack() as stack:
         daemons = [stack.enter_context(daemon) for daemon in _daemons(instance, keeping)]
         controller = DagsterDaemonController(context, daemons, grpc_server_registry=code.servers)
         stack.enter_context(controller).check_daemon_loop()
+
+
+def _plain_in_files() -> None:
+    """Take the colours of a terminal out of what Dagster's loggers write elsewhere."""
+    plain = logging.Formatter(default_format_string(), default_date_format_string())
+    for handler in logging.getLogger("dagster").handlers:
+        if isinstance(handler, logging.StreamHandler) and not handler.stream.isatty():
+            handler.setFormatter(plain)
 
 
 def _daemons(instance: DagsterInstance, keeping: Keeping) -> Iterator[DagsterDaemon]:

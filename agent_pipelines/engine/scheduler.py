@@ -132,6 +132,8 @@ class SecondScheduler(SchedulerDaemon):
                 # What was just claimed for an event begins now; a shutdown is seen after the wait.
                 if wake.wait(wait):
                     wake.clear()
+            # Dagster takes a loop that has ended for a fault, and looks at the event only when it yields.
+            yield None
         finally:
             stop.set()
             for each in beside:

@@ -9,6 +9,8 @@ begin when these have loaded. This process has no Dagster in its memory: it does
 import argparse
 import json
 import logging
+import os
+import select
 import signal
 import socket
 import subprocess
@@ -16,87 +18,83 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agent_pipelines.engine.logs import log_to_stderr
+from agent_pipelines.engine.service import Service
+from agent_pipelines.engine.stack_state import StackState, forget_stack
+from agent_pipelines.engine.warm.identity import ProcessIdentity
+from agent_pipelines.engine.warm.place import WarmPlace
+from agent_pipelines.engine.warm.record import HOST
 
 _log = logging.getLogger("agent_pipelines.services")
 
 _POLL = 0.25  # seconds
-_BACKOFF = (0.5, 1, 2, 5, 10, 30)  # seconds before another start, by the number of quick deaths in a row
-_STEADY = 60.0  # seconds after which a death counts as the first
 _GRACE = 15.0  # seconds that a process may take to end
 
 
-class Service:
-    """One process that is kept alive."""
-
-    def __init__(self, name: str, command: Sequence[str]) -> None:
-        self.name = name
-        self._command = command
-        self._process: subprocess.Popen[bytes] | None = None
-        self._started_at = 0.0
-        self._not_before = 0.0
-        self._deaths = 0
-
-    def keep(self) -> None:
-        """Start it if it does not run."""
-        now = time.monotonic()
-        if self._process is not None and (code := self._process.poll()) is not None:
-            self._deaths = 0 if now - self._started_at > _STEADY else self._deaths + 1
-            wait = _BACKOFF[min(self._deaths, len(_BACKOFF) - 1)]
-            self._not_before = now + wait
-            self._process = None
-            _log.error("%s ended with exit code %s; it is started again in %g s", self.name, code, wait)
-        if self._process is None and now >= self._not_before:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
-            self._started_at = now
-            _log.info("%s is process %d", self.name, self._process.pid)
-
-    def ask_to_end(self) -> None:
-        """Send it SIGINT, as a terminal would."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-
-    def end(self, grace: float) -> None:
-        """Wait for its end; kill it after `grace` seconds."""
-        if self._process is None:
-            return
-        try:
-            self._process.wait(grace)
-        except subprocess.TimeoutExpired:
-            _log.warning("%s did not end within %g s and is killed", self.name, grace)
-            self._process.kill()
-            self._process.wait()
+class Stop(Exception):
+    """The process that this one works for is gone."""
 
 
-def serve(workspace: Path | None, host: str, port: int) -> None:
-    """Keep the processes alive until SIGINT or SIGTERM."""
+def serve(workspace: Path | None, host: str, port: int, *, restarts: int = 0, until_eof: bool = False) -> None:
+    """Keep the processes alive until SIGINT or SIGTERM, or with `until_eof` until standard input ends.
+
+    `restarts` is how often this process was started again itself.
+    """
+    said = _Said(Path(os.environ["DAGSTER_HOME"]), f"http://{host}:{port}", restarts)
+    services: list[Service] = []
     with tempfile.TemporaryDirectory(prefix="agent-pipelines-") as directory:
-        code_servers = _code_servers(workspace, Path(directory))
-        services = [Service(f"code server {each['name']}", each["command"]) for each in code_servers]
         try:
+            said.say(services)
+            code_servers = _code_servers(workspace, Path(directory))
+            services += [Service(f"code server {each['name']}", each["command"]) for each in code_servers]
             # Who began before the code is loaded would show it as broken until it looks again.
             while not all(_answers(each["socket"]) for each in code_servers):
-                _keep(services)
+                _keep(services, said, until_eof)
             services += _users_of(Path(directory) / "workspace.yaml", host, port)
             while True:
-                _keep(services)
+                _keep(services, said, until_eof)
         except KeyboardInterrupt:
             _log.info("asked to stop")
+        except Stop:
+            _log.warning("the process that started this one is gone: everything stops")
         finally:
+            said.say(services, is_ending=True)
             # In the other order: nobody is left without his code.
             for service in reversed(services):
                 service.ask_to_end()
             for service in reversed(services):
                 service.end(_GRACE)
+            WarmPlace(said.home).stop_all()
+            forget_stack(said.home)
 
 
-def _keep(services: Sequence[Service]) -> None:
-    for service in services:
-        service.keep()
-    time.sleep(_POLL)
+class _Said:
+    """What this process says of itself."""
+
+    def __init__(self, home: Path, url: str, restarts: int) -> None:
+        self.home = home
+        own, owner = ProcessIdentity.own(), ProcessIdentity.of(os.getppid())
+        since_at = time.time_ns() // 1_000
+        self._state = StackState(
+            HOST, own.pid, own.started, owner.pid, owner.started, since_at, url, restarts, is_ending=False, services=()
+        )
+
+    def say(self, services: Sequence[Service], *, is_ending: bool = False) -> None:
+        replace(self._state, services=tuple(each.state for each in services), is_ending=is_ending).write(self.home)
+
+
+def _keep(services: Sequence[Service], said: _Said, until_eof: bool) -> None:
+    changed = [service.keep() for service in services]
+    if any(changed):
+        said.say(services)
+    if not until_eof:
+        time.sleep(_POLL)
+    elif select.select([sys.stdin], [], [], _POLL)[0]:
+        raise Stop  # nothing is ever written there
 
 
 def _code_servers(workspace: Path | None, directory: Path) -> list[dict[str, Any]]:
@@ -127,10 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=3000)
     parser.add_argument("--workspace", type=Path, help="workspace file; without it the pyproject.toml of this directory")
+    parser.add_argument("--restarts", type=int, default=0, help="how often this process was started again")
+    parser.add_argument("--until-eof", action="store_true", help="stop when standard input ends: its other end is gone")
     given = parser.parse_args(arguments)
     log_to_stderr()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    serve(given.workspace, given.host, given.port)
+    serve(given.workspace, given.host, given.port, restarts=given.restarts, until_eof=given.until_eof)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Starting and stopping the processes of one deployment on one machine."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -14,8 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from agent_pipelines.core.clock import isoformat
 from agent_pipelines.core.errors import AgentPipelinesError
+from agent_pipelines.engine.stack_state import StackState, forget_stack
 from agent_pipelines.engine.warm.place import WarmPlace
+
+_ENDING = 20.0  # seconds that a stack without an owner may take to end
 
 
 class StackError(AgentPipelinesError):
@@ -55,6 +61,8 @@ class Stack:
         self._environment = {**os.environ, **(environment or {}), "DAGSTER_HOME": str(home)}
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
+        self._lock: IO[bytes] | None = None
+        self._starts = 0
 
     @property
     def url(self) -> str:
@@ -67,21 +75,34 @@ class Stack:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the processes. Raises StackError if the port is taken or the project has no workspace."""
-        if not _is_free(self.host, self.port):
-            raise StackError(f"port {self.port} on {self.host} is in use; stop what uses it or choose another with --port")
+        """Start the processes. They stop when this process ends, however it does.
+
+        Raises StackError if another process runs this home, or if the address cannot be had.
+        """
+        self._lock = _lock(self.home)
+        try:
+            _end_remains(self.home)
+            _require_free(self.host, self.port)
+            self._starts += 1
+            self._process = self._popen(self._lock)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _popen(self, lock: IO[bytes]) -> "subprocess.Popen[bytes]":
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self._log = self.log_path.open("ab")
         command = [sys.executable, "-m", "agent_pipelines.engine.services", "--host", self.host, "--port", str(self.port)]
-        self._process = subprocess.Popen(
-            [*command, *self._target()],
+        return subprocess.Popen(
+            [*command, *self._target(), "--until-eof", "--restarts", str(self._starts - 1)],
             cwd=self.project,
             env=self._environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # that it sees the end of this process
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=_heed_interrupts,
+            pass_fds=[lock.fileno()],  # the home stays locked while either of the two lives
         )
 
     def wait_until_ready(self, timeout: float = 120.0) -> None:
@@ -124,10 +145,15 @@ class Stack:
                 continue
             if not _group_alive(self._process.pid, 5.0):
                 break
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         self._process = None
+        # One that was killed has not done it.
         WarmPlace(self.home).stop_all()
-        if self._log is not None:
-            self._log.close()
+        forget_stack(self.home)
+        for file in (self._log, self._lock):
+            if file is not None:
+                file.close()
 
     def log_tail(self, lines: int = 30) -> str:
         """The newest lines of the processes' log."""
@@ -189,14 +215,60 @@ def _free_port(host: str) -> int:
         return probe.getsockname()[1]
 
 
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _require_free(host: str, port: int) -> None:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise StackError(
+                f"{host}:{port} cannot be listened on ({error.strerror}); name another with --host or --port"
+            ) from error
+        raise StackError(f"port {port} on {host} is in use; stop what uses it or choose another with --port") from error
+
+
+def _lock(home: Path) -> IO[bytes]:
+    """Take the lock of a home. One that ends, because its owner is gone, is waited for; raises StackError for another."""
+    file = (home / "stack.lock").open("ab")
+    deadline = time.monotonic() + _ENDING
+    while True:
         try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            state = StackState.of_home(home)
+            is_ending = state is not None and state.is_alive and not state.owner.is_alive()
+            if is_ending and time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            file.close()
+            raise StackError(_taken(home, state)) from None
+
+
+def _taken(home: Path, state: StackState | None) -> str:
+    if state is None or not state.is_here:
+        where = "" if state is None else f" on {state.host}"
+        return f"{home} is run by another process{where}; stop that, or name another home with DAGSTER_HOME"
+    since = isoformat(state.since_at - state.since_at % 1_000_000)
+    return (
+        f"process {state.owner_pid} runs {home} already, on {state.url} since {since}; "
+        f"stop it with `kill {state.owner_pid}`, or name another home with DAGSTER_HOME"
+    )
+
+
+def _end_remains(home: Path) -> None:
+    """End what a stack has left behind whose leading processes were killed; without the lock nobody looks after it."""
+    state = StackState.of_home(home)
+    if state is None or not state.is_here:
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + _ENDING
+        if not any(service.is_alive for service in state.services):
+            break
+        state.process.send_group(number)
+        while any(service.is_alive for service in state.services) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    forget_stack(home)
 
 
 def _group_alive(group: int, timeout: float) -> bool:

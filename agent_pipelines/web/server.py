@@ -1,7 +1,9 @@
 """Serving the web server until it is asked to stop."""
 
 import ipaddress
+import signal
 import socket
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -33,4 +35,11 @@ def is_loopback(host: str) -> bool:
 
 def serve(app: ASGIApp, listening: socket.socket) -> None:
     """Answer requests until SIGINT or SIGTERM."""
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run([listening])
+    _Server(uvicorn.Config(app, log_level="warning", server_header=False)).run([listening])
+
+
+class _Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # What uvicorn notes here it raises once more after the end, within its event loop: a clean stop then shows a traceback.
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True

@@ -5,7 +5,9 @@ import hmac
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from agent_pipelines.core.errors import AgentPipelinesError
@@ -51,12 +53,17 @@ class ApiToken:
 
 
 def _make(file: Path) -> None:
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    if file.exists():
         return
-    with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
-        opened.write(secrets.token_urlsafe(32) + "\n")
+    # It gets its name when it is written: a second process never reads half of it. mkstemp keeps others out.
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{FILE_NAME}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
+            opened.write(secrets.token_urlsafe(32) + "\n")
+        with suppress(FileExistsError):
+            os.link(temporary, file)
+    finally:
+        os.unlink(temporary)
 
 
 def _checked(value: str, place: str) -> str:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import yaml
 
 from agent_pipelines.core.errors import StorageError
-from agent_pipelines.engine.services import Service
+from agent_pipelines.engine.service import Service
 from agent_pipelines_tests.e2e.accounting import Story, alive, claimed, close, ran, watched
 from agent_pipelines_tests.e2e.faulty import Deployment, FaultyProject, make_home
 from agent_pipelines_tests.postgres import PostgresServer

@@ -78,7 +78,7 @@ class Starter:
         reading, writing = os.pipe()
         self._place.turn_log(self.key)
         try:
-            with self._place.log_path(self.key).open("ab") as log:
+            with os.fdopen(self._place.open_log(self.key), "ab") as log:
                 process = self._popen(writing, log)
         finally:
             os.close(writing)
