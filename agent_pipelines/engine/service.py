@@ -64,7 +64,7 @@ class Service:
         try:
             self._process.wait(grace)
         except subprocess.TimeoutExpired:
-            _log.warning("%s did not end within %g s and is killed", self.name, grace)
+            _log.warning("%s did not end within %.0f s and is killed", self.name, grace)
             self._process.kill()
             self._process.wait()
 

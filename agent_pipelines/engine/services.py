@@ -32,7 +32,7 @@ from agent_pipelines.engine.warm.record import HOST
 _log = logging.getLogger("agent_pipelines.services")
 
 _POLL = 0.25  # seconds
-_GRACE = 15.0  # seconds that a process may take to end
+_GRACE = 15.0  # seconds that all of them together may take to end
 
 
 class Stop(Exception):
@@ -66,8 +66,9 @@ def serve(workspace: Path | None, host: str, port: int, *, restarts: int = 0, un
             # In the other order: nobody is left without his code.
             for service in reversed(services):
                 service.ask_to_end()
+            deadline = time.monotonic() + _GRACE
             for service in reversed(services):
-                service.end(_GRACE)
+                service.end(max(0.0, deadline - time.monotonic()))
             WarmPlace(said.home).stop_all()
             forget_stack(said.home)
 

@@ -128,15 +128,17 @@ class Stack:
         return None if self._process is None else self._process.poll()
 
     def stop(self, grace: float = 20.0) -> None:
-        """Stop all processes of the group: asked first, killed after `grace` seconds.
+        """Stop all processes: the leading one is asked first, the whole group is killed after `grace` seconds.
 
         Runs that are at work finish; a burst ends soon, because nothing is claimed any more.
         """
         if self._process is None:
             return
-        for number, wait in ((signal.SIGINT, grace), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        # Only the leading one, which asks the others in their order; who is asked twice takes it for impatience.
+        asking = (os.kill, signal.SIGINT, grace)
+        for send, number, wait in (asking, (os.killpg, signal.SIGTERM, 5.0), (os.killpg, signal.SIGKILL, 5.0)):
             try:
-                os.killpg(self._process.pid, number)
+                send(self._process.pid, number)
             except ProcessLookupError:
                 break
             try:
@@ -237,8 +239,9 @@ def _lock(home: Path) -> IO[bytes]:
             return file
         except BlockingIOError:
             state = StackState.of_home(home)
-            is_ending = state is not None and state.is_alive and not state.owner.is_alive()
-            if is_ending and time.monotonic() < deadline:
+            # Nothing is said yet by one that begins, and no more by one that is about to end.
+            is_passing = state is None or (state.is_alive and not state.owner.is_alive())
+            if is_passing and time.monotonic() < deadline:
                 time.sleep(0.1)
                 continue
             file.close()
