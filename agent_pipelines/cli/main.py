@@ -11,6 +11,7 @@ from agent_pipelines.cli.deployment import Deployment
 from agent_pipelines.cli.init import init
 from agent_pipelines.cli.migrate import migrate
 from agent_pipelines.cli.problems import Commands
+from agent_pipelines.cli.status import status
 from agent_pipelines.cli.up import up
 from agent_pipelines.cli.web import web
 from agent_pipelines.cli.worker import worker
@@ -33,6 +34,7 @@ app.command()(daemon)
 app.command()(web)
 app.command()(worker)
 app.command()(up)
+app.command()(status)
 
 
 @app.callback()

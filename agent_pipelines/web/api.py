@@ -16,6 +16,7 @@ from agent_pipelines.core.secrets import redactor
 from agent_pipelines.hub import Hub
 from agent_pipelines.web.call import Call
 from agent_pipelines.web.guard import Guard
+from agent_pipelines.web.health import Look, status_operation
 from agent_pipelines.web.openapi import document
 from agent_pipelines.web.operation import Answer, Operation
 from agent_pipelines.web.problem import answer_to, problem
@@ -27,9 +28,9 @@ PREFIX = "/api/v1"
 """Where the interface is mounted."""
 
 
-def operations(hub: Hub, declared: Callable[[], Declared]) -> Sequence[Operation]:
+def operations(hub: Hub, declared: Callable[[], Declared], look: Look) -> Sequence[Operation]:
     """All operations of the interface, the description of the others among them."""
-    others = [*TaskOperations(hub, declared).all(), *RecordOperations(hub).all()]
+    others = [*TaskOperations(hub, declared).all(), *RecordOperations(hub).all(), status_operation(look)]
 
     def describe(_: Call) -> Answer:
         return HTTPStatus.OK, document([*others, description], PREFIX)
@@ -38,9 +39,9 @@ def operations(hub: Hub, declared: Callable[[], Declared]) -> Sequence[Operation
     return [*others, description]
 
 
-def build_api(hub: Hub, token: ApiToken, declared: Callable[[], Declared]) -> Starlette:
-    """The interface as an application. `declared` tells what registered tasks may refer to."""
-    offered = operations(hub, declared)
+def build_api(hub: Hub, token: ApiToken, declared: Callable[[], Declared], look: Look) -> Starlette:
+    """The interface as an application. `declared` tells what registered tasks may refer to, `look` how the deployment stands."""
+    offered = operations(hub, declared, look)
     return Starlette(
         routes=[Route(each.path, _endpoint(each), methods=[each.method]) for each in offered],
         middleware=[Middleware(Guard, token=token, open_paths={each.path for each in offered if each.is_open})],

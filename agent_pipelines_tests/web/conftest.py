@@ -6,6 +6,7 @@ from starlette.testclient import TestClient
 
 from agent_pipelines.core.clock import ManualClock
 from agent_pipelines.core.declared import Declared
+from agent_pipelines.engine.health import Health
 from agent_pipelines.hub import Hub
 from agent_pipelines.store.database import Database
 from agent_pipelines.web.api import build_api
@@ -13,6 +14,7 @@ from agent_pipelines.web.token import ApiToken
 from agent_pipelines_tests.insight.filled import Filled
 from agent_pipelines_tests.registry.conftest import DECLARED
 
+WELL = Health(at=0, home="/its/home", problems=())
 TOKEN = "a-token-for-tests-only-0123456789abcdef"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -29,7 +31,7 @@ def filled(database: Database, clock: ManualClock) -> Filled:
 
 
 def client_of(hub: Hub, declared: Callable[[], Declared] = lambda: DECLARED) -> TestClient:
-    return TestClient(build_api(hub, ApiToken(TOKEN), declared), headers=BEARER)
+    return TestClient(build_api(hub, ApiToken(TOKEN), declared, lambda: WELL), headers=BEARER)
 
 
 @pytest.fixture

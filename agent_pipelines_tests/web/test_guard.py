@@ -10,7 +10,7 @@ from agent_pipelines.hub import Hub
 from agent_pipelines.web.api import build_api, operations
 from agent_pipelines.web.token import ApiToken
 from agent_pipelines_tests.registry.conftest import DECLARED
-from agent_pipelines_tests.web.conftest import TOKEN
+from agent_pipelines_tests.web.conftest import TOKEN, WELL
 
 REFUSED = [
     {},
@@ -28,7 +28,7 @@ REFUSED = [
 @pytest.fixture
 def stranger(hub: Hub) -> TestClient:
     """Somebody who has no token."""
-    return TestClient(build_api(hub, ApiToken(TOKEN), lambda: DECLARED))
+    return TestClient(build_api(hub, ApiToken(TOKEN), lambda: DECLARED, lambda: WELL))
 
 
 @pytest.mark.parametrize("headers", REFUSED, ids=str)
@@ -43,7 +43,7 @@ def test_every_route_wants_the_token(hub: Hub, stranger: TestClient, headers: di
             assert answer.status_code == 401, f"{method} {path} answered {answer.status_code} without a token"
             assert answer.headers["www-authenticate"] == 'Bearer realm="agent-pipelines"'
             tried += 1
-    assert tried >= 2 * len(operations(hub, lambda: DECLARED))
+    assert tried >= 2 * len(operations(hub, lambda: DECLARED, lambda: WELL))
 
 
 def test_what_does_not_exist_wants_the_token_too(stranger: TestClient) -> None:
@@ -56,7 +56,7 @@ def test_a_token_in_the_address_counts_for_nothing(stranger: TestClient) -> None
 
 
 def test_only_health_is_open_and_tells_only_whether_it_is_well(hub: Hub, stranger: TestClient) -> None:
-    assert [each.path for each in operations(hub, lambda: DECLARED) if each.is_open] == ["/health"]
+    assert [each.path for each in operations(hub, lambda: DECLARED, lambda: WELL) if each.is_open] == ["/health"]
     assert stranger.get("/health").json() == {"status": "ok"}
 
 
