@@ -65,6 +65,7 @@ class HealthCheck:
         self._database = database
         self._clock = clock
         self._home = Path(instance.root_directory)
+        self._has_tables = False
 
     def look(self) -> Health:
         """How it stands now."""
@@ -73,7 +74,9 @@ class HealthCheck:
         processes = [*_of_stack(stack), *self._warm()]
         problems = list(self._problems_of_stack(stack))
         try:
-            if not is_current(self._database):
+            # Asked until it is so: that reads every migration.
+            self._has_tables = self._has_tables or is_current(self._database)
+            if not self._has_tables:
                 words = "there are no tables of this version yet: `agent-pipelines up` makes them, or `agent-pipelines migrate`"
                 return Health(at=now, home=str(self._home), problems=(*problems, words), processes=tuple(processes))
             with self._database.reading() as connection:
