@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from pydantic import BaseModel, ConfigDict
+from sqlalchemy.exc import SQLAlchemyError
 
 from agent_pipelines.core.clock import Clock, Microseconds, isoformat
 from agent_pipelines.core.errors import StorageError
@@ -58,7 +59,7 @@ class Health(BaseModel):
 
 
 class HealthCheck:
-    """Looks at a deployment. It changes nothing, and brings no tables up to date."""
+    """Looks at a deployment. It brings no tables up to date."""
 
     def __init__(self, instance: DagsterInstance, database: Database, clock: Clock) -> None:
         self._instance = instance
@@ -85,8 +86,11 @@ class HealthCheck:
                 bursts = Bursts(self._clock).live(connection)
                 ticks = Ticks(self._clock)
                 waiting = [ticks.next_begin(connection, lane=lane) for lane in ("run", "burst")]
-        except StorageError as error:
-            return Health(at=now, home=str(self._home), problems=(*problems, str(error)), processes=tuple(processes))
+            silent = list(self._silent_daemons_of_dagster())
+            queued, in_hand = self._runs(DagsterRunStatus.QUEUED), self._runs(*_IN_HAND)
+        except (StorageError, SQLAlchemyError) as error:
+            words = redactor.text(str(error)).strip()
+            return Health(at=now, home=str(self._home), problems=(*problems, words), processes=tuple(processes))
         processes += [
             Process(kind="daemon", host=each.host, pid=each.pid, since_at=each.started_at, words=each.role) for each in daemons
         ]
@@ -97,7 +101,7 @@ class HealthCheck:
         if not leading_since:
             problems.append("no daemon keeps the time: start `agent-pipelines up`, or `agent-pipelines daemon`")
         elif min(leading_since) < now - _BEGINNING:
-            problems += self._silent_daemons_of_dagster()
+            problems += silent
         if _needs_workers(self._instance) and not workers:
             problems.append("no worker lives, so that no run begins: start `agent-pipelines worker`")
         return Health(
@@ -105,8 +109,8 @@ class HealthCheck:
             home=str(self._home),
             problems=tuple(problems),
             processes=tuple(processes),
-            runs_queued=self._runs(DagsterRunStatus.QUEUED),
-            runs_in_hand=self._runs(*_IN_HAND),
+            runs_queued=queued,
+            runs_in_hand=in_hand,
             bursts=len(bursts),
             waiting_since_at=min((at for at in waiting if at is not None and at <= now), default=None),
         )

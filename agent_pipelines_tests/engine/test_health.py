@@ -67,6 +67,16 @@ def test_daemons_of_dagster_that_are_silent_are_told_once_the_leader_had_its_tim
     assert any("Dagster's daemon SENSOR is never heard of" in words for words in check.look().problems)
 
 
+def test_dagsters_own_storage_that_is_broken_is_told(
+    check: HealthCheck, instance: DagsterInstance, database: Database, clock: ManualClock
+) -> None:
+    lead(database, clock)
+    assert check.look().is_well
+    (Path(instance.root_directory) / "history" / "runs.db").write_bytes(b"no database" * 1_000)
+    (words,) = check.look().problems
+    assert "not a database" in words
+
+
 def test_what_the_stack_says_of_itself(
     check: HealthCheck, instance: DagsterInstance, database: Database, clock: ManualClock
 ) -> None:

@@ -1,6 +1,7 @@
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from agent_pipelines.core.secrets import redactor
 from agent_pipelines.engine.health import Health, Process
 from agent_pipelines.web.health import health_routes
 from agent_pipelines_tests.web.conftest import WELL
@@ -21,6 +22,14 @@ def test_a_load_balancer_gets_yes_or_no() -> None:
     well, ill = client(WELL).get("/health"), client(ILL).get("/health")
     assert (well.status_code, well.json()) == (200, {"status": "ok", "problems": 0})
     assert (ill.status_code, ill.json()) == (503, {"status": "failing", "problems": 1})
+
+
+def test_a_secret_does_not_get_onto_the_page() -> None:
+    redactor.register('pa&ss"word<1>')
+    told = Health(at=0, home="/h", problems=('no login with pa&ss"word<1>',))
+    page = client(told).get("/status").text
+    assert "no login with" in page
+    assert "word" not in page
 
 
 def test_the_page_shows_everything_and_executes_nothing() -> None:
