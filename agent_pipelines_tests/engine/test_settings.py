@@ -153,6 +153,9 @@ def test_the_containers_fit_together() -> None:
 
 
 def test_the_image_copies_files_that_exist() -> None:
-    copied = re.findall(r"^COPY (.+) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
-    for path in " ".join(copied).split():
+    text = (DEPLOY / "Dockerfile").read_text()
+    copied = " ".join(re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE))
+    for name, value in re.findall(r"^ARG (\w+)=(\S+)$", text, re.MULTILINE):
+        copied = copied.replace(f"${{{name}}}", value)
+    for path in copied.split():
         assert (ROOT / path).exists(), path
