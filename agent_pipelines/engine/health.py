@@ -20,6 +20,7 @@ from agent_pipelines.store.database import Database
 from agent_pipelines.store.migration import is_current
 
 _BEGINNING = 60_000_000  # microseconds in which a daemon that has just taken over starts those of Dagster
+_WAITING = 60_000_000  # microseconds after which a tick should have a run
 _IN_HAND = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
 
 
@@ -104,6 +105,10 @@ class HealthCheck:
             problems += silent
         if _needs_workers(self._instance) and not workers:
             problems.append("no worker lives, so that no run begins: start `agent-pipelines worker`")
+        waiting_since = min((at for at in waiting if at is not None and at <= now), default=None)
+        if waiting_since is not None and waiting_since < now - _WAITING and in_hand == 0:
+            words = "ticks wait since {} and no run is in hand: look below Deployment whether the code locations are loaded"
+            problems.append(words.format(isoformat(waiting_since)))
         return Health(
             at=now,
             home=str(self._home),
@@ -112,7 +117,7 @@ class HealthCheck:
             runs_queued=queued,
             runs_in_hand=in_hand,
             bursts=len(bursts),
-            waiting_since_at=min((at for at in waiting if at is not None and at <= now), default=None),
+            waiting_since_at=waiting_since,
         )
 
     def _problems_of_stack(self, stack: StackState | None) -> Iterator[str]:

@@ -7,10 +7,12 @@ from dagster import DagsterInstance
 
 from agent_pipelines.core.clock import ManualClock
 from agent_pipelines.core.errors import StorageError
+from agent_pipelines.core.invocation import Origin
 from agent_pipelines.engine.celery.workers import Workers
 from agent_pipelines.engine.daemons import Daemons
 from agent_pipelines.engine.health import Health, HealthCheck
 from agent_pipelines.engine.stack_state import ServiceState, StackState
+from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.warm.identity import ProcessIdentity
 from agent_pipelines.engine.warm.record import HOST
 from agent_pipelines.store.database import Database
@@ -65,6 +67,21 @@ def test_daemons_of_dagster_that_are_silent_are_told_once_the_leader_had_its_tim
     clock.time += 61_000_000
     lead(database, clock)
     assert any("Dagster's daemon SENSOR is never heard of" in words for words in check.look().problems)
+
+
+def test_ticks_that_no_run_comes_for_are_told(check: HealthCheck, database: Database, clock: ManualClock) -> None:
+    with database.transaction() as connection:
+        Ticks(clock).claim(
+            connection, ("default", "a", "t"), "cron", "1", origin=Origin.SCHEDULE, due_at=clock.now(), lane="burst"
+        )
+    lead(database, clock)
+    assert check.look().is_well
+    clock.time += 59_000_000
+    lead(database, clock)
+    assert check.look().is_well
+    clock.time += 2_000_000
+    lead(database, clock)
+    assert any(words.startswith("ticks wait since ") for words in check.look().problems)
 
 
 def test_dagsters_own_storage_that_is_broken_is_told(
