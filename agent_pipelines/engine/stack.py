@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -135,18 +136,17 @@ class Stack:
         if self._process is None:
             return
         # Only the leading one, which asks the others in their order; who is asked twice takes it for impatience.
-        asking = (os.kill, signal.SIGINT, grace)
-        for send, number, wait in (asking, (os.killpg, signal.SIGTERM, 5.0), (os.killpg, signal.SIGKILL, 5.0)):
-            try:
-                send(self._process.pid, number)
-            except ProcessLookupError:
-                break
-            try:
-                self._process.wait(wait)
-            except subprocess.TimeoutExpired:
-                continue
+        self._process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace)
+        # Also if it was killed itself: what it had started may be left.
+        for number in (signal.SIGTERM, signal.SIGKILL):
             if not _group_alive(self._process.pid, 5.0):
                 break
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(5.0)
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process = None

@@ -22,7 +22,7 @@ SCHEMA = "agent_pipelines"
 """Schema of our tables on PostgreSQL; on SQLite they have a file of their own."""
 
 _IDLE_IN_TRANSACTION = 60_000  # milliseconds after which PostgreSQL ends a connection that does nothing in its transaction
-_TRUSTED = 1.0  # seconds that a connection to PostgreSQL may rest before it is tried; a server takes longer to be restarted
+_TRUSTED = 1.0  # seconds that a connection to PostgreSQL may rest before it is tried
 _GROUP = 256  # operations that share a commit at most
 
 Connection = sa.Connection

@@ -301,6 +301,8 @@ class Children:
             return
         words = child.words or f"{_how(child.status)} before the run was over."
         if not self._records.end(child.run_id, child.process, words):
+            if child.leash is not None:
+                child.leash.let_go(left=False)  # it ended between the end of its run and the word of it
             return
         task = Close(child.run_id, words)
         closing = self._start(1, spawn=self._refusal() is not None)

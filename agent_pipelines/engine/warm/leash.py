@@ -23,6 +23,8 @@ class Leash:
 
     def hear(self) -> list[Message]:
         """Take what the worker says; what is no sign of life is for the caller."""
+        if self._is_closed:
+            return []
         messages = self._channel.arrived()
         if messages is None:
             self.close()
