@@ -33,7 +33,7 @@ from agent_pipelines_tests.e2e.dying import Boundaries
 
 ROOT = Path(__file__).parents[2]
 SECOND = 1_000_000
-FAULT, CALLS, HOLD = "fault", "calls", "hold"
+FAULT, CALLS = "fault", "calls"
 
 _DEFINITIONS = """
 from pathlib import Path
@@ -54,16 +54,12 @@ def defs() -> dg.Definitions:
 """
 
 _AGENT = """
-import asyncio
 from pathlib import Path
 
 
 async def note(invocation):
-    package = Path(__file__).parents[1]
-    with package.joinpath("calls").open("a") as calls:
+    with Path(__file__).parents[1].joinpath("calls").open("a") as calls:
         calls.write(f"{invocation.task}@{invocation.due_at}\\n")
-    while package.joinpath("hold").exists():
-        await asyncio.sleep(0.05)
     return "done"
 """
 
@@ -131,13 +127,6 @@ class FaultyProject:
         """How often the agent was asked, by task and due instant."""
         file = self.package / CALLS
         return Counter(file.read_text().split() if file.exists() else ())
-
-    def hold(self) -> None:
-        """Have the agent keep whom it was asked by waiting, until `release`."""
-        (self.package / HOLD).touch()
-
-    def release(self) -> None:
-        (self.package / HOLD).unlink(missing_ok=True)
 
     def close(self) -> None:
         if self._server is not None:
