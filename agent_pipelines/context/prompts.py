@@ -15,6 +15,7 @@ from agent_pipelines.core.task import TaskKey, canonical_json
 from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import prompt_moves, prompt_versions
+from agent_pipelines.store.window import Window
 
 Channel = Literal["stable", "canary", "holdback"]
 """Where a version is used: `stable` is what executions get."""
@@ -184,23 +185,10 @@ class Prompts:
         rows = connection.execute(query.order_by(prompt_versions.c.created_at.desc(), prompt_versions.c.version)).mappings()
         return [PromptVersion.model_validate(row) for row in rows]
 
-    def rows(
-        self,
-        connection: sa.Connection,
-        columns: Sequence[str],
-        *,
-        workspace: str = "default",
-        application: str | None = None,
-        task: str | None = None,
-        since: Microseconds | None = None,
-        until: Microseconds | None = None,
-    ) -> Sequence[Sequence[Any]]:
+    def rows(self, connection: sa.Connection, columns: Sequence[str], window: Window) -> Sequence[Sequence[Any]]:
         """Chosen columns of the versions made in a stretch of time, oldest first; for analysis of many at once."""
-        query = sa.select(*(prompt_versions.c[name] for name in columns)).where(prompt_versions.c.workspace == workspace)
-        query = query.where(
-            *equal({prompt_versions.c.application: application, prompt_versions.c.task: task}),
-            *within(prompt_versions.c.created_at, since, until),
-        )
+        query = sa.select(*(prompt_versions.c[name] for name in columns))
+        query = query.where(*window.of(prompt_versions, prompt_versions.c.created_at))
         return connection.execute(query.order_by(prompt_versions.c.created_at, prompt_versions.c.version)).all()
 
     def move(

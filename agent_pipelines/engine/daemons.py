@@ -8,11 +8,9 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict
 
 from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.engine.beats import forget_silent, is_alive
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import daemons
-
-STALE = 15_000_000
-"""Microseconds after its last beat at which a daemon no longer counts as alive."""
 
 
 class StoredDaemon(BaseModel):
@@ -41,7 +39,7 @@ class Daemons:
         if insert_new(connection, daemons, row) is None:
             connection.execute(daemons.update().where(daemons.c.id == daemon_id).values(role=role, beat_at=now))
         else:
-            connection.execute(sa.delete(daemons).where(daemons.c.beat_at < now - 86_400_000_000))
+            forget_silent(connection, daemons, now)
 
     def stop(self, connection: sa.Connection, daemon_id: str) -> None:
         """Note that a daemon has ended."""
@@ -49,9 +47,7 @@ class Daemons:
 
     def alive(self, connection: sa.Connection) -> Sequence[StoredDaemon]:
         """Daemons that have said so lately, leaders first."""
-        now = self._clock.now()
-        # A beat of the future is one of before the clock was set back.
-        query = sa.select(daemons).where(daemons.c.beat_at.between(now - STALE, now + STALE))
+        query = sa.select(daemons).where(is_alive(daemons, self._clock.now()))
         rows = connection.execute(query.order_by(daemons.c.role, daemons.c.started_at)).mappings()
         return [StoredDaemon.model_validate(row) for row in rows]
 

@@ -126,7 +126,7 @@ class HealthCheck:
         if not stack.is_alive:
             yield "`agent-pipelines up` was killed here; start it again"
             return
-        for service in stack.services:
+        for service in () if stack.is_ending else stack.services:
             if not service.is_alive:
                 log = self._home / "process_logs" / "stack.log"
                 yield f"the {service.name} ended with exit code {service.exit_code} and is started again; why stands in {log}"

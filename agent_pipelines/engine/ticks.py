@@ -16,6 +16,7 @@ from agent_pipelines.engine.tick import REPAIR, DueTick, Lane, NewTick, Tick
 from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import ticks, triggers
+from agent_pipelines.store.window import Window
 
 _CLAIMED_AT_ONCE = 1_000
 
@@ -324,20 +325,9 @@ class Ticks:
             place = sa.tuple_(sa.literal(last.due_at), sa.literal(last.seq))
             found = connection.execute(query.where(sa.tuple_(ticks.c.due_at, ticks.c.seq) > place)).all()
 
-    def rows(
-        self,
-        connection: sa.Connection,
-        columns: Sequence[str],
-        *,
-        workspace: str = "default",
-        application: str | None = None,
-        task: str | None = None,
-        since: Microseconds | None = None,
-        until: Microseconds | None = None,
-    ) -> Sequence[Sequence[Any]]:
+    def rows(self, connection: sa.Connection, columns: Sequence[str], window: Window) -> Sequence[Sequence[Any]]:
         """Chosen columns of the ticks due in a stretch of time, oldest claim first; for analysis of many at once."""
-        query = sa.select(*(ticks.c[name] for name in columns)).where(ticks.c.workspace == workspace)
-        query = query.where(*equal({ticks.c.application: application, ticks.c.task: task}), *within(ticks.c.due_at, since, until))
+        query = sa.select(*(ticks.c[name] for name in columns)).where(*window.of(ticks, ticks.c.due_at))
         return connection.execute(query.order_by(ticks.c.seq)).all()
 
 

@@ -18,6 +18,7 @@ from agent_pipelines.engine.launch import tag
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.store.database import Database
+from agent_pipelines.store.window import Window
 
 Frame = pd.DataFrame
 """A pandas table."""
@@ -102,7 +103,7 @@ def executions(
         "total_tokens": _total_tokens,
     }
     rows = Ledger.of(SystemClock()).executions.rows
-    return _read(database, rows, kinds, derived, _within(since, until, application, task, workspace))
+    return _read(database, rows, kinds, derived, _window(since, until, application, task, workspace))
 
 
 def attempts(
@@ -164,8 +165,8 @@ def attempts(
         "total_tokens": _total_tokens,
     }
     rows = Ledger.of(SystemClock()).executions.attempts.rows
-    within = _within(since, until, application, task, workspace)
-    return _read(database, rows, kinds, derived, within, besides={"retry_delay_us": _WHOLE})
+    window = _window(since, until, application, task, workspace)
+    return _read(database, rows, kinds, derived, window, besides={"retry_delay_us": _WHOLE})
 
 
 def events(
@@ -203,7 +204,7 @@ def events(
         "tool": lambda frame: _field(frame, "name", "tool_call", "tool_result"),
     }
     rows = Ledger.of(SystemClock()).journal.rows
-    return _read(database, rows, kinds, derived, _within(since, until, application, task, workspace))
+    return _read(database, rows, kinds, derived, _window(since, until, application, task, workspace))
 
 
 def ticks(
@@ -245,7 +246,7 @@ def ticks(
     }
     derived: _Derived = {"delay_seconds": lambda frame: _seconds(frame["due_at"], frame["claimed_at"])}
     rows = Ticks(SystemClock()).rows
-    return _read(database, rows, kinds, derived, _within(since, until, application, task, workspace))
+    return _read(database, rows, kinds, derived, _window(since, until, application, task, workspace))
 
 
 def prompt_versions(
@@ -276,7 +277,7 @@ def prompt_versions(
         "created_at": _INSTANT,
     }
     rows = Prompts(SystemClock()).rows
-    return _read(database, rows, kinds, {}, _within(since, until, application, task, workspace))
+    return _read(database, rows, kinds, {}, _window(since, until, application, task, workspace))
 
 
 def dagster_runs(
@@ -350,9 +351,8 @@ def _all(kind: str, *names: str) -> dict[str, str]:
     return dict.fromkeys(names, kind)
 
 
-def _within(since: Moment, until: Moment, application: str | None, task: str | None, workspace: str) -> Mapping[str, Any]:
-    bounds = {"since": _microseconds(since), "until": _microseconds(until)}
-    return {**bounds, "application": application, "task": task, "workspace": workspace}
+def _window(since: Moment, until: Moment, application: str | None, task: str | None, workspace: str) -> Window:
+    return Window(workspace, application, task, _microseconds(since), _microseconds(until))
 
 
 def _microseconds(moment: Moment) -> Microseconds | None:
@@ -366,13 +366,13 @@ def _read(
     rows: Callable[..., Sequence[Sequence[Any]]],
     kinds: Mapping[str, str],
     derived: _Derived,
-    within: Mapping[str, Any],
+    window: Window,
     *,
     besides: Mapping[str, str] | None = None,
 ) -> Frame:
     stored = {**{name: kind for name, kind in kinds.items() if name not in derived}, **(besides or {})}
     with database.reading() as connection:
-        found = rows(connection, list(stored), **within)
+        found = rows(connection, list(stored), window)
     frame = _frame(found, stored)
     for name, derive in derived.items():
         frame[name] = derive(frame).astype(kinds[name])  # pyright: ignore[reportArgumentType, reportCallIssue]

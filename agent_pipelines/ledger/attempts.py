@@ -10,8 +10,8 @@ from agent_pipelines.core.errors import ErrorClass, Stage
 from agent_pipelines.core.event import Usage
 from agent_pipelines.ledger.recordable import error_columns
 from agent_pipelines.ledger.stored import StoredAttempt
-from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.tables import attempts, executions
+from agent_pipelines.store.window import Window
 
 # Statements of every execution, made once: to put one together takes SQLAlchemy longer than to run it.
 OF = sa.bindparam("of", type_=sa.Text)
@@ -105,21 +105,9 @@ class Attempts:
         query = sa.select(attempts).where(attempts.c.execution_id == execution_id).order_by(attempts.c.number)
         return [StoredAttempt.model_validate(row) for row in connection.execute(query).mappings()]
 
-    def rows(
-        self,
-        connection: sa.Connection,
-        columns: Sequence[str],
-        *,
-        workspace: str = "default",
-        application: str | None = None,
-        task: str | None = None,
-        since: Microseconds | None = None,
-        until: Microseconds | None = None,
-    ) -> Sequence[Sequence[Any]]:
+    def rows(self, connection: sa.Connection, columns: Sequence[str], window: Window) -> Sequence[Sequence[Any]]:
         """Chosen columns of the attempts begun in a stretch of time, `application` and `task` among them, oldest first."""
         of_task = {name: executions.c[name] for name in ("application", "task")}
         query = sa.select(*(of_task[name] if name in of_task else attempts.c[name] for name in columns))
-        query = query.join_from(attempts, executions).where(executions.c.workspace == workspace)
-        query = query.where(*equal({executions.c.application: application, executions.c.task: task}))
-        query = query.where(*within(attempts.c.started_at, since, until))
+        query = query.join_from(attempts, executions).where(*window.of(executions, attempts.c.started_at))
         return connection.execute(query.order_by(executions.c.seq, attempts.c.number)).all()

@@ -23,6 +23,7 @@ from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import executions
 from agent_pipelines.store.tables.base import one_of
+from agent_pipelines.store.window import Window
 
 
 @dataclass(frozen=True)
@@ -397,21 +398,9 @@ class Executions:
                 break
         return [StoredExecution.model_validate(row) for row in rows]
 
-    def rows(
-        self,
-        connection: sa.Connection,
-        columns: Sequence[str],
-        *,
-        workspace: str = "default",
-        application: str | None = None,
-        task: str | None = None,
-        since: Microseconds | None = None,
-        until: Microseconds | None = None,
-    ) -> Sequence[Sequence[Any]]:
+    def rows(self, connection: sa.Connection, columns: Sequence[str], window: Window) -> Sequence[Sequence[Any]]:
         """Chosen columns of the executions created in a stretch of time, oldest first; for analysis of many at once."""
-        query = sa.select(*(executions.c[name] for name in columns)).where(executions.c.workspace == workspace)
-        query = query.where(*equal({executions.c.application: application, executions.c.task: task}))
-        query = query.where(*within(executions.c.created_at, since, until))
+        query = sa.select(*(executions.c[name] for name in columns)).where(*window.of(executions, executions.c.created_at))
         return connection.execute(query.order_by(executions.c.seq)).all()
 
     def _update(self, connection: sa.Connection, change: sa.Executable, execution_id: str, **values: Any) -> StoredExecution:

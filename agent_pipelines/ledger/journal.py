@@ -9,9 +9,9 @@ from sqlalchemy.exc import IntegrityError
 
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.errors import AgentPipelinesError
-from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.insertion import insert_all, insert_new
 from agent_pipelines.store.tables import events, executions
+from agent_pipelines.store.window import Window
 
 
 class Entry(BaseModel):
@@ -65,22 +65,9 @@ class Journal:
         query = sa.select(events).where(events.c.execution_id == execution_id, events.c.seq > after)
         return [Entry.model_validate(row) for row in connection.execute(query.order_by(events.c.seq).limit(limit)).mappings()]
 
-    def rows(
-        self,
-        connection: sa.Connection,
-        columns: Sequence[str],
-        *,
-        workspace: str = "default",
-        application: str | None = None,
-        task: str | None = None,
-        since: Microseconds | None = None,
-        until: Microseconds | None = None,
-    ) -> Sequence[Sequence[Any]]:
+    def rows(self, connection: sa.Connection, columns: Sequence[str], window: Window) -> Sequence[Sequence[Any]]:
         """Chosen columns of the events in a stretch of time, `application` and `task` among them, by execution and in order."""
         of_task = {name: executions.c[name] for name in ("application", "task")}
         query = sa.select(*(of_task[name] if name in of_task else events.c[name] for name in columns))
-        query = query.join_from(events, executions).where(executions.c.workspace == workspace)
-        query = query.where(
-            *equal({executions.c.application: application, executions.c.task: task}), *within(events.c.at, since, until)
-        )
+        query = query.join_from(events, executions).where(*window.of(executions, events.c.at))
         return connection.execute(query.order_by(executions.c.seq, events.c.seq)).all()

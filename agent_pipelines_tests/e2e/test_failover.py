@@ -16,7 +16,7 @@ import yaml
 
 from agent_pipelines.core.errors import StorageError
 from agent_pipelines.engine.service import Service
-from agent_pipelines_tests.e2e.accounting import Story, alive, claimed, close, ran, watched
+from agent_pipelines_tests.e2e.accounting import Story, claimed, close, ran, watched
 from agent_pipelines_tests.e2e.faulty import Deployment, FaultyProject, make_home
 from agent_pipelines_tests.postgres import PostgresServer
 
@@ -30,7 +30,7 @@ def test_a_leader_is_killed_and_the_standby_goes_on(on_postgres: Deployment, sto
     first = deployment.start()
     deployment.wait_until(lambda: ran(deployment, names, since))
     second = deployment.start()
-    deployment.wait_until(lambda: [each.role for each in alive(deployment, second.pid)] == ["standby"])
+    deployment.wait_until(lambda: roles(deployment, second.pid) == ["standby"])
     first.kill()
     first.join()
     at = deployment.hub.clock.now()
@@ -49,12 +49,12 @@ def test_a_leader_is_suspended_in_a_transaction_and_wakes_after_its_successor_to
     first = deployment.start()
     deployment.wait_until(lambda: ran(deployment, names, since))
     second = deployment.start()
-    deployment.wait_until(lambda: [each.role for each in alive(deployment, second.pid)] == ["standby"])
+    deployment.wait_until(lambda: roles(deployment, second.pid) == ["standby"])
     deployment.project.arm("claim", signal.SIGSTOP)
     deployment.wait_until(lambda: not deployment.project.is_armed)
     at = deployment.hub.clock.now()
     story.tell("the leader is suspended, with ticks written and not committed")
-    deployment.wait_until(lambda: [each.role for each in alive(deployment, second.pid)] == ["leader"])
+    deployment.wait_until(lambda: roles(deployment, second.pid) == ["leader"])
     story.tell("the standby leads")
     deployment.wait_until(lambda: claimed(deployment, at))
     story.tell("the standby has claimed what was due next")
@@ -68,13 +68,14 @@ def test_a_leader_is_suspended_in_a_transaction_and_wakes_after_its_successor_to
 
 def test_a_standby_and_then_its_leader_end_when_they_are_asked_to(on_postgres: Deployment) -> None:
     first = on_postgres.start()
-    on_postgres.wait_until(lambda: roles(on_postgres) == ["leader"])
+    on_postgres.wait_until(lambda: roles(on_postgres, first.pid) == ["leader"])
     second = on_postgres.start()
-    on_postgres.wait_until(lambda: roles(on_postgres) == ["leader", "standby"])
-    for process, left in ((second, ["leader"]), (first, [])):
+    on_postgres.wait_until(lambda: roles(on_postgres, second.pid) == ["standby"])
+    for process in (second, first):
+        assert roles(on_postgres, first.pid) == ["leader"]
         process.terminate()
         process.join()
-        assert (process.exitcode, roles(on_postgres)) == (0, left)
+        assert (process.exitcode, roles(on_postgres, process.pid)) == (0, [])
     on_postgres.kill()
 
 
@@ -205,9 +206,10 @@ AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted)
 """
 
 
-def roles(deployment: Deployment) -> list[str]:
+def roles(deployment: Deployment, pid: int | None = None) -> list[str]:
+    """Of one process, or of all: those that an earlier test has killed count as alive for a while."""
     with deployment.hub.database.reading() as connection:
-        return [each.role for each in deployment.hub.daemons.alive(connection)]
+        return [each.role for each in deployment.hub.daemons.alive(connection) if pid in (None, each.pid)]
 
 
 def code_servers(pid: int) -> list[psutil.Process]:

@@ -213,3 +213,16 @@ def test_what_is_written_while_the_database_is_closed_ends_with_it(tmp_path: Pat
     closing.join(30)
     assert not closing.is_alive()
     database.close()
+
+
+def test_a_connection_that_the_server_has_just_closed_is_replaced(postgres_template: str) -> None:
+    url = create_postgres_database(postgres_template)
+    database, other = Database(url), Database(url)
+    with database.reading() as connection:
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    with other.transaction() as connection:
+        connection.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+    with database.transaction() as connection:
+        assert connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() != pid
+    database.close()
+    other.close()

@@ -1,12 +1,14 @@
 """A run launcher that sends runs to workers on other machines, and knows by the claims what became of them."""
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Self, cast
 
 from celery.exceptions import OperationalError
-from dagster import DagsterRun, DagsterRunStatus
+from dagster import DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.events import EngineEventData
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, ResumeRunContext, WorkerStatus
 from dagster._serdes import ConfigurableClassData
@@ -15,13 +17,15 @@ from dagster_celery.tags import DAGSTER_CELERY_QUEUE_TAG
 from redis.exceptions import RedisError
 
 from agent_pipelines.core.clock import SystemClock
+from agent_pipelines.core.errors import StorageError
 from agent_pipelines.core.secrets import redactor
+from agent_pipelines.engine.beats import STALE
 from agent_pipelines.engine.celery.claims import RunClaim, RunClaims
 from agent_pipelines.engine.celery.settings import CONFIG, OURS, TASK, CelerySettings, celery_config
 from agent_pipelines.engine.celery.silence import Silence
-from agent_pipelines.engine.celery.workers import Workers
+from agent_pipelines.engine.celery.workers import StoredWorker, Workers
 from agent_pipelines.engine.place import database_url
-from agent_pipelines.engine.warm.child import close_run
+from agent_pipelines.engine.warm.child import close_run, finish
 from agent_pipelines.store.database import Database
 
 _log = logging.getLogger("agent_pipelines.celery")
@@ -29,6 +33,8 @@ _log = logging.getLogger("agent_pipelines.celery")
 _SECOND = 1_000_000
 _MOST_STARTS = 3  # workers that may be lost with a run before it has begun
 _AWAY = (OperationalError, RedisError, OSError)
+_SWEEP = 10.0  # seconds
+_WAS_OVER = "the run was over before a worker had it"
 _IN_SECONDS = 1.0  # a message that young is on its way
 
 
@@ -54,6 +60,7 @@ class ClaimingCeleryRunLauncher(CeleryRunLauncher):
         self._claims = RunClaims(self._clock)
         self._workers = Workers(self._clock)
         self._silence = Silence()
+        self._swept_at = 0.0
 
     @classmethod
     def config_type(cls) -> Any:
@@ -79,8 +86,8 @@ class ClaimingCeleryRunLauncher(CeleryRunLauncher):
         with self._database.transaction() as connection:
             claim = self._claims.get(connection, run_id)
             is_held = self._claims.cancel(connection, run_id)
-        if claim is not None and not is_held:
-            self._instance.report_run_canceled(run, "No worker was executing the run.")
+        if claim is not None and not is_held and (now := self._instance.get_run_by_id(run_id)) is not None:
+            finish(self._instance, now, "No worker was executing the run.")
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
@@ -114,7 +121,8 @@ class ClaimingCeleryRunLauncher(CeleryRunLauncher):
         """See to it that every run which was sent comes to an end; called each second by the daemon."""
         with self._database.reading() as connection:
             claims = self._claims.open(connection)
-            served = {queue for worker in self._workers.alive(connection) for queue in worker.queues}
+            workers = self._workers.known(connection)
+        served = {queue for each in workers if not self._is_silent(each) for queue in each.queues}
         now = self._clock.now()
         waiting = [claim for claim in claims if claim.claimed_at is None]
         for claim in waiting:
@@ -125,11 +133,36 @@ class ClaimingCeleryRunLauncher(CeleryRunLauncher):
         for claim in claims:
             if claim.claimed_at is not None and self._is_lost(claim):
                 self._lose(claim)
-        self._silence.keep({claim.run_id for claim in claims})
+        self._silence.keep({claim.run_id for claim in claims} | {each.id for each in workers})
+        self._sweep(waiting)
 
     @cached_property
     def _database(self) -> Database:
-        return Database(database_url(self._instance))
+        database = Database(database_url(self._instance))
+        if database.is_sqlite:
+            raise StorageError("dagster.yaml: ClaimingCeleryRunLauncher needs storage.postgres; SQLite is for one machine")
+        return database
+
+    def _sweep(self, waiting: Sequence[RunClaim]) -> None:
+        """Now and then: claims whose run was ended by others, and runs whose daemon died before there was a claim."""
+        now = time.monotonic()
+        if now - self._swept_at < _SWEEP:
+            return
+        self._swept_at = now
+        over = {run.run_id for run in self._runs(run_ids=[claim.run_id for claim in waiting]) if run.is_finished}
+        with self._database.transaction() as connection:
+            for claim in waiting:
+                if claim.run_id in over:
+                    self._claims.end(connection, claim, _WAS_OVER)
+        long_ago = datetime.fromtimestamp(time.time() - _SWEEP, UTC)
+        for run in self._instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTING], updated_before=long_ago)):
+            with self._database.reading() as connection:
+                claim = self._claims.get(connection, run.run_id)
+            if claim is None or claim.ended_at is not None:
+                self._begin_again(run, 0 if claim is None else claim.attempt, "Nobody was about to execute the run.")
+
+    def _runs(self, run_ids: Sequence[str]) -> Sequence[DagsterRun]:
+        return self._instance.get_runs(RunsFilter(run_ids=list(run_ids))) if run_ids else []
 
     def _issue(self, run: DagsterRun) -> None:
         queue = run.tags.get(DAGSTER_CELERY_QUEUE_TAG, self.default_queue)
@@ -148,15 +181,15 @@ class ClaimingCeleryRunLauncher(CeleryRunLauncher):
 
     def _look_after_queue(self, queue: str, waiting: list[RunClaim]) -> None:
         now = self._clock.now()
-        overdue = [claim for claim in waiting if now - claim.sent_at > self.settings.resend_after * _SECOND]
-        settled = sum(now - claim.sent_at > _IN_SECONDS * _SECOND for claim in waiting)
+        overdue = [claim for claim in waiting if abs(now - claim.sent_at) > self.settings.resend_after * _SECOND]
+        settled = sum(abs(now - claim.sent_at) > _IN_SECONDS * _SECOND for claim in waiting)
         if not overdue or self._depth(queue) >= settled:
             return  # they wait for a free worker
         for claim in overdue:
             run = self._instance.get_run_by_id(claim.run_id)
             with self._database.transaction() as connection:
                 if run is None or run.is_finished:
-                    self._claims.end(connection, claim, "the run was over before a worker had it")
+                    self._claims.end(connection, claim, _WAS_OVER)
                     continue
                 again = self._claims.sent(connection, claim)
             if again:
@@ -178,7 +211,7 @@ class ClaimingCeleryRunLauncher(CeleryRunLauncher):
         run = self._instance.get_run_by_id(claim.run_id)
         with self._database.transaction() as connection:
             if run is None or run.is_finished:
-                self._claims.end(connection, claim, "the run was over before a worker had it")
+                self._claims.end(connection, claim, _WAS_OVER)
                 return
             if not self._claims.told(connection, claim):
                 return
@@ -189,6 +222,9 @@ class ClaimingCeleryRunLauncher(CeleryRunLauncher):
     def _is_lost(self, claim: RunClaim) -> bool:
         silent = self._silence.seconds(claim.run_id, (claim.attempt, claim.beat_at))
         return silent > self.settings.lease + self.settings.margin
+
+    def _is_silent(self, worker: StoredWorker) -> bool:
+        return self._silence.seconds(worker.id, worker.beat_at) * _SECOND > STALE
 
     def _words(self, claim: RunClaim) -> str:
         silent = self.settings.lease + self.settings.margin
@@ -201,8 +237,14 @@ class ClaimingCeleryRunLauncher(CeleryRunLauncher):
                 return
         _log.warning("run %s: %s", claim.run_id, words)
         run = self._instance.get_run_by_id(claim.run_id)
-        if run is not None and run.status is DagsterRunStatus.STARTING and claim.attempt < _MOST_STARTS:
+        if run is not None and run.status is DagsterRunStatus.STARTING:
+            self._begin_again(run, claim.attempt, words)
+        else:
+            close_run(self._instance, claim.run_id, words)
+
+    def _begin_again(self, run: DagsterRun, attempts: int, words: str) -> None:
+        if attempts < _MOST_STARTS:
             self._instance.report_engine_event(f"{words} Nothing of the run had begun, so it is sent again.", run)
             self._issue(run)
-            return
-        close_run(self._instance, claim.run_id, words)
+        else:
+            close_run(self._instance, run.run_id, words)

@@ -69,6 +69,10 @@ class Worker:
         self._id = new_id()
         self._name = name or f"{self._host_name}-{os.getpid()}"
         self._database = Database(_impatient(database_url(instance)))
+        if self._database.is_sqlite:
+            raise WorkerError(
+                f"dagster.yaml of {instance.root_directory}: workers need storage.postgres; SQLite is for one machine"
+            )
         clock = SystemClock()
         self._claims = RunClaims(clock)
         self._workers = Workers(clock)
@@ -84,15 +88,7 @@ class Worker:
         app.task(name=TASK)(self.execute)
         migrate(self._database)
         with self._database.transaction() as connection:
-            self._workers.start(
-                connection,
-                self._id,
-                self._name,
-                host=self._host_name,
-                pid=os.getpid(),
-                queues=self._queues,
-                concurrency=self._concurrency,
-            )
+            self._say(connection)
         beating = Periodic("worker heartbeat", self._beat, _BEAT, self._stop).start()
         _log.info("worker %s serves %s, up to %d runs at once", self._name, ", ".join(self._queues), self._concurrency)
         try:
@@ -112,6 +108,10 @@ class Worker:
             with self._database.transaction() as connection:
                 self._workers.stop(connection, self._id)
 
+    def _say(self, connection: sa.Connection) -> None:
+        told = {"host": self._host_name, "pid": os.getpid(), "queues": self._queues, "concurrency": self._concurrency}
+        self._workers.start(connection, self._id, self._name, **told)
+
     def execute(self, run_id: str, attempt: int) -> None:
         """Execute a run to its end, if it can be claimed; a message that comes late or twice is dropped."""
         at = time.monotonic()
@@ -123,22 +123,25 @@ class Worker:
         held = HeldRun(claim, at)
         with self._lock:
             self._held[run_id] = held
+        words = None
         try:
             words = self._carry(held)
         except Exception as error:
-            words = redactor.text(f"{type(error).__name__}: {error}")
-            _log.exception("run %s: %s", run_id, words)
+            _log.exception("run %s: %s", run_id, redactor.text(f"{type(error).__name__}: {error}"))
         finally:
             with self._lock:
                 if self._held.get(run_id) is held:
                     del self._held[run_id]
+        if words is None:
+            return  # what is not said to live any more, the daemon looks after
         try:
             with self._database.transaction() as connection:
                 self._claims.end(connection, claim, words)
         except StorageError as error:
             _log.warning("run %s is over, which the daemon will find out: %s", run_id, redactor.text(str(error)))
 
-    def _carry(self, held: HeldRun) -> str:
+    def _carry(self, held: HeldRun) -> str | None:
+        """Have a run executed; returns how that ended, or None if the run is left as it is."""
         run_id = held.claim.run_id
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
@@ -153,6 +156,8 @@ class Worker:
             lease=self._lease,
             alive_at=held.alive_at,
         )
+        if not held.is_ours(self._lease):
+            return None  # suspended on the way: what is here may be a later attempt of another worker
         try:
             self._host.clear(run_id)
             self._host.begin(run, order, held.tie)
@@ -161,21 +166,23 @@ class Worker:
         answer = held.wait()
         if answer is not None:
             return "left to run monitoring" if answer.left else "over"
+        if not held.is_ours(self._lease):
+            return None
         words = f"The warm process of the run on {self._host_name} is gone."
-        if held.is_ours(self._lease):
-            self._host.clear(run_id)
-            close_run(self._instance, run_id, words)
+        self._host.clear(run_id)
+        close_run(self._instance, run_id, words)
         return words
 
-    def _fail(self, held: HeldRun, run: DagsterRun, error: DagsterLaunchFailedError) -> str:
+    def _fail(self, held: HeldRun, run: DagsterRun, error: DagsterLaunchFailedError) -> str | None:
         words = redactor.text(f"The run could not be begun on {self._host_name}: {error}")
         _log.error("run %s: %s", run.run_id, words)
-        if held.is_ours(self._lease):
-            cause = error.serializable_error_info
-            if cause is not None:
-                self._instance.report_engine_event(words, run, EngineEventData.engine_error(cause))
-            self._host.clear(run.run_id)
-            close_run(self._instance, run.run_id, words)
+        if not held.is_ours(self._lease):
+            return None
+        cause = error.serializable_error_info
+        if cause is not None:
+            self._instance.report_engine_event(words, run, EngineEventData.engine_error(cause))
+        self._host.clear(run.run_id)
+        close_run(self._instance, run.run_id, words)
         return words
 
     def _beat(self) -> None:
@@ -183,7 +190,8 @@ class Worker:
         with self._lock:
             held = dict(self._held)
         with self._database.transaction() as connection:
-            self._workers.beat(connection, self._id, running=len(held))
+            if not self._workers.beat(connection, self._id, running=len(held)):
+                self._say(connection)  # it was silent for so long that it was forgotten
             ours = self._claims.beat(connection, self._id, {run_id: each.claim.attempt for run_id, each in held.items()})
         for run_id, each in held.items():
             claim = ours.get(run_id)

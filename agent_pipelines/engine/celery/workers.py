@@ -6,11 +6,9 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict
 
 from agent_pipelines.core.clock import Clock, Microseconds
-from agent_pipelines.engine.daemons import STALE
+from agent_pipelines.engine.beats import forget_silent, is_alive
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import workers
-
-_DAY = 86_400_000_000
 
 
 class StoredWorker(BaseModel):
@@ -50,12 +48,12 @@ class Workers:
         now = self._clock.now()
         row = {"id": worker_id, "name": name, "host": host, "pid": pid, "queues": list(queues), "concurrency": concurrency}
         insert_new(connection, workers, {**row, "running": 0, "started_at": now, "beat_at": now})
-        connection.execute(sa.delete(workers).where(workers.c.beat_at < now - _DAY))
+        forget_silent(connection, workers, now)
 
-    def beat(self, connection: sa.Connection, worker_id: str, *, running: int) -> None:
-        """Note that a worker lives."""
+    def beat(self, connection: sa.Connection, worker_id: str, *, running: int) -> bool:
+        """Note that a worker lives. False if it has been forgotten."""
         living = workers.update().where(workers.c.id == worker_id)
-        connection.execute(living.values(beat_at=self._clock.now(), running=running))
+        return connection.execute(living.values(beat_at=self._clock.now(), running=running)).rowcount == 1
 
     def stop(self, connection: sa.Connection, worker_id: str) -> None:
         """Note that a worker has ended."""
@@ -63,7 +61,12 @@ class Workers:
 
     def alive(self, connection: sa.Connection) -> Sequence[StoredWorker]:
         """Workers that have said so lately, by name."""
-        now = self._clock.now()
-        query = sa.select(workers).where(workers.c.beat_at.between(now - STALE, now + STALE))
-        rows = connection.execute(query.order_by(workers.c.name, workers.c.started_at)).mappings()
-        return [StoredWorker.model_validate(row) for row in rows]
+        return self._read(connection, is_alive(workers, self._clock.now()))
+
+    def known(self, connection: sa.Connection) -> Sequence[StoredWorker]:
+        """Workers that have not ended, as far as is known, by name."""
+        return self._read(connection, sa.true())
+
+    def _read(self, connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Sequence[StoredWorker]:
+        query = sa.select(workers).where(condition).order_by(workers.c.name, workers.c.started_at)
+        return [StoredWorker.model_validate(row) for row in connection.execute(query).mappings()]

@@ -63,6 +63,10 @@ def test_workers_that_beat_are_alive(database: Database, clock: ManualClock) -> 
         assert (worker.queues, worker.running) == (("gpu", "dagster"), 2)
         clock.time += 10 * SECOND
         assert workers.alive(connection) == []
+        assert [each.name for each in workers.known(connection)] == ["one"]
+        clock.time += 86_400 * SECOND
+        workers.start(connection, "w2", "two", host="h1", pid=2, queues=[], concurrency=1)
+        assert not workers.beat(connection, "w1", running=0), "it was forgotten"
 
 
 def test_silence_grows_only_while_somebody_listens() -> None:
