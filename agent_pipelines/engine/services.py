@@ -25,9 +25,8 @@ from typing import Any
 from agent_pipelines.engine.logs import log_to_stderr
 from agent_pipelines.engine.service import Service
 from agent_pipelines.engine.stack_state import StackState, forget_stack
-from agent_pipelines.engine.warm.identity import ProcessIdentity
+from agent_pipelines.engine.warm.identity import HOST, ProcessIdentity
 from agent_pipelines.engine.warm.place import WarmPlace
-from agent_pipelines.engine.warm.record import HOST
 
 _log = logging.getLogger("agent_pipelines.services")
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from agent_pipelines.core.clock import Microseconds
-from agent_pipelines.engine.warm.identity import ProcessIdentity
-from agent_pipelines.engine.warm.record import HOST
+from agent_pipelines.engine.warm.identity import OwnedProcess, ProcessIdentity
 
 FILE_NAME = "stack.json"
 
@@ -34,7 +33,7 @@ class ServiceState:
 
 
 @dataclass(frozen=True)
-class StackState:
+class StackState(OwnedProcess):
     """A stack: the process that keeps its services alive, and `owner`, that of `agent-pipelines up`, which is to be stopped."""
 
     host: str
@@ -55,19 +54,6 @@ class StackState:
             found = json.loads((home / FILE_NAME).read_text())
             return cls(**found | {"services": tuple(ServiceState(**each) for each in found["services"])})
         return None
-
-    @property
-    def process(self) -> ProcessIdentity:
-        return ProcessIdentity(self.pid, self.started)
-
-    @property
-    def owner(self) -> ProcessIdentity:
-        return ProcessIdentity(self.owner_pid, self.owner_started)
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it is of this machine; nobody can see from here whether one of another lives."""
-        return self.host == HOST
 
     @property
     def is_alive(self) -> bool:

@@ -13,8 +13,7 @@ from agent_pipelines.engine.daemons import Daemons
 from agent_pipelines.engine.health import Health, HealthCheck
 from agent_pipelines.engine.stack_state import ServiceState, StackState
 from agent_pipelines.engine.ticks import Ticks
-from agent_pipelines.engine.warm.identity import ProcessIdentity
-from agent_pipelines.engine.warm.record import HOST
+from agent_pipelines.engine.warm.identity import HOST, ProcessIdentity
 from agent_pipelines.store.database import Database
 
 

@@ -16,8 +16,7 @@ import pytest
 from agent_pipelines.engine.service import Service
 from agent_pipelines.engine.stack import Stack, StackError
 from agent_pipelines.engine.stack_state import ServiceState, StackState
-from agent_pipelines.engine.warm.identity import ProcessIdentity
-from agent_pipelines.engine.warm.record import HOST
+from agent_pipelines.engine.warm.identity import HOST, ProcessIdentity
 from agent_pipelines.web.server import listen
 from agent_pipelines_tests.engine.project import write_project
 

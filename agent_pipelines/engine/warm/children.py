@@ -19,11 +19,11 @@ from dagster._serdes import serialize_value
 from agent_pipelines.engine.warm.child import run_forked
 from agent_pipelines.engine.warm.code import connections_left, threads_left
 from agent_pipelines.engine.warm.ending import Ending, kill_tree
-from agent_pipelines.engine.warm.identity import ProcessIdentity
+from agent_pipelines.engine.warm.identity import HOST, ProcessIdentity
 from agent_pipelines.engine.warm.leash import Leash
 from agent_pipelines.engine.warm.place import WarmPlace
 from agent_pipelines.engine.warm.protocol import Cancel, Channel, Close, Done, Failed, Run, Setup, Started
-from agent_pipelines.engine.warm.record import HOST, RunRecord
+from agent_pipelines.engine.warm.record import RunRecord
 from agent_pipelines.engine.warm.settings import WarmSettings
 
 _log = logging.getLogger("agent_pipelines.warm")

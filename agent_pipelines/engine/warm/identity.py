@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Self
 
 import psutil
+
+HOST = socket.gethostname()
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,29 @@ class ProcessIdentity:
             os.killpg(self.pid, number)
             return
         self.send(number)
+
+
+class OwnedProcess:
+    """A process and the one that it works for, as they were noted on a machine, maybe another."""
+
+    host: str
+    pid: int
+    started: str
+    owner_pid: int
+    owner_started: str
+
+    @property
+    def is_here(self) -> bool:
+        """Whether they are of this machine; nobody can see from here whether those of another live."""
+        return self.host == HOST
+
+    @property
+    def process(self) -> ProcessIdentity:
+        return ProcessIdentity(self.pid, self.started)
+
+    @property
+    def owner(self) -> ProcessIdentity:
+        return ProcessIdentity(self.owner_pid, self.owner_started)
 
 
 def own_start() -> int:

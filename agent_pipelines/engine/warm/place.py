@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from agent_pipelines.engine.warm.identity import ProcessIdentity
-from agent_pipelines.engine.warm.record import HOST, RunRecords
+from agent_pipelines.engine.warm.identity import HOST, ProcessIdentity
+from agent_pipelines.engine.warm.record import RunRecords
 
 _LONG = 20 * 2**20
 

@@ -20,12 +20,11 @@ from dagster._serdes import deserialize_value
 
 from agent_pipelines.engine.warm.children import ChildProcess, Children
 from agent_pipelines.engine.warm.code import Code, LoadError, preload
-from agent_pipelines.engine.warm.identity import ProcessIdentity
+from agent_pipelines.engine.warm.identity import HOST, ProcessIdentity
 from agent_pipelines.engine.warm.leash import Leash
 from agent_pipelines.engine.warm.order import Order
 from agent_pipelines.engine.warm.place import Listening, WarmPlace
 from agent_pipelines.engine.warm.protocol import Cancel, Channel, Done, Failed, Message, Run, Stale, Started
-from agent_pipelines.engine.warm.record import HOST
 from agent_pipelines.engine.warm.settings import WarmSettings
 from agent_pipelines.engine.warm.sources import Sources
 from agent_pipelines.engine.warm.storage import keep_connections, keep_metadata

@@ -3,20 +3,17 @@
 import fcntl
 import json
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from agent_pipelines.engine.warm.ending import kill_tree
-from agent_pipelines.engine.warm.identity import ProcessIdentity
-
-HOST = socket.gethostname()
+from agent_pipelines.engine.warm.identity import OwnedProcess, ProcessIdentity
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class RunRecord(OwnedProcess):
     """The process of one run. Written before the run begins, removed once the run is over."""
 
     run_id: str
@@ -32,19 +29,6 @@ class RunRecord:
     """How the process ended before the run was over, if that is known."""
     leased: bool = False
     """Whether a worker has claimed the run: then nobody on this machine but that one may end it."""
-
-    @property
-    def is_here(self) -> bool:
-        """Whether the process was started on this machine."""
-        return self.host == HOST
-
-    @property
-    def process(self) -> ProcessIdentity:
-        return ProcessIdentity(self.pid, self.started)
-
-    @property
-    def owner(self) -> ProcessIdentity:
-        return ProcessIdentity(self.owner_pid, self.owner_started)
 
 
 class RunRecords:

@@ -11,9 +11,8 @@ import pytest
 from dagster._core.errors import DagsterLaunchFailedError
 from dagster._core.launcher import WorkerStatus
 
-from agent_pipelines.engine.warm.identity import ProcessIdentity
+from agent_pipelines.engine.warm.identity import HOST, ProcessIdentity
 from agent_pipelines.engine.warm.place import Listening
-from agent_pipelines.engine.warm.record import HOST
 from agent_pipelines_tests.engine.warm.project import WarmProject, warm_project
 
 BODY = """

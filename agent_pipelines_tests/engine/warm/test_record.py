@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agent_pipelines.engine.warm.identity import ProcessIdentity
-from agent_pipelines.engine.warm.record import HOST, RunRecord, RunRecords
+from agent_pipelines.engine.warm.identity import HOST, ProcessIdentity
+from agent_pipelines.engine.warm.record import RunRecord, RunRecords
 
 OWN = ProcessIdentity.own()
 GONE = ProcessIdentity(OWN.pid, "another start")
