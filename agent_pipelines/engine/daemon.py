@@ -14,6 +14,7 @@ from dagster._utils.interrupts import capture_interrupts, raise_interrupts_as, s
 from dagster._utils.log import configure_loggers, default_date_format_string, default_format_string
 
 from agent_pipelines.core.errors import StorageError
+from agent_pipelines.engine.home import run_launcher_of
 from agent_pipelines.engine.leadership import AdvisoryLeadership, FileLeadership, Leadership
 from agent_pipelines.engine.live_workspace import LiveWorkspace
 from agent_pipelines.engine.logs import log_to_stderr
@@ -36,6 +37,7 @@ def run_daemon(instance: DagsterInstance, workspace: Path, keeping: Keeping, *, 
     """
     setup_interrupt_handlers()
     log_to_stderr(log_level)
+    run_launcher_of(instance)  # a mistake in its settings is told now, and not with each run
     # Without a pool each query of Dagster's opens a connection.
     instance.optimize_for_webserver(statement_timeout=_STATEMENT_TIMEOUT, pool_recycle=_POOL_RECYCLE, max_overflow=20)
     keep_metadata(instance)

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterInvalidConfigError
+from dagster._core.launcher import RunLauncher
 
 from agent_pipelines.core.errors import AgentPipelinesError
 from agent_pipelines.core.secrets import redactor
@@ -34,6 +35,21 @@ def instance_of_home() -> DagsterInstance:
     try:
         return DagsterInstance.get()
     except Exception as error:  # the storage that the settings name may raise anything
-        reason = error.__cause__ or error
-        words = " ".join(redactor.text(str(reason) or type(reason).__name__).split())
-        raise HomeError(f"{path / 'dagster.yaml'}: Dagster cannot use these settings: {words}") from error
+        raise _refused(path, error) from error
+
+
+def run_launcher_of(instance: DagsterInstance) -> RunLauncher[DagsterInstance]:
+    """The launcher that the settings name, which Dagster makes when it is first asked for. Raises HomeError."""
+    try:
+        return instance.run_launcher
+    except AgentPipelinesError:
+        raise
+    except Exception as error:
+        raise _refused(Path(instance.root_directory), error) from error
+
+
+def _refused(home: Path, error: Exception) -> HomeError:
+    told = [each.message for each in error.errors] if isinstance(error, DagsterInvalidConfigError) else []
+    reason = error.__cause__ or error
+    words = " ".join(redactor.text("; ".join(told) or str(reason) or type(reason).__name__).split())
+    return HomeError(f"{home / 'dagster.yaml'}: Dagster cannot use these settings: {words}")

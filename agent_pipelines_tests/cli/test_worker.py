@@ -1,6 +1,7 @@
 """What `agent-pipelines worker` says where it cannot work."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,23 @@ def test_without_the_launcher_it_says_what_to_set(cli: Cli) -> None:
     words = cli.refused("worker", code=1)
     assert "dagster.yaml" in words
     assert "class ClaimingCeleryRunLauncher" in words
+
+
+@pytest.mark.parametrize("command", ["worker", "daemon"])
+def test_a_mistake_in_the_settings_of_the_launcher_is_one_line(command: str, tmp_path: Path) -> None:
+    (tmp_path / "workspace.yaml").write_text("load_from: []\n")
+    arguments = [] if command == "worker" else ["--workspace", str(tmp_path / "workspace.yaml")]
+    for config, words in (
+        ("lease: -3", "dagster.yaml, field `run_launcher.config.lease`: -3 is not above zero"),
+        ("leese: 3", 'dagster.yaml: Dagster cannot use these settings: Received unexpected config entry "leese"'),
+    ):
+        home = tmp_path / config.partition(":")[0]
+        home.mkdir()
+        launcher = "{module: agent_pipelines.engine.celery, class: ClaimingCeleryRunLauncher, config: {default_queue: d, %s}}"
+        (home / "dagster.yaml").write_text(f"telemetry: {{enabled: false}}\nrun_launcher: {launcher % config}\n")
+        told = Cli(home).refused(command, *arguments, code=1)
+        assert words in told
+        assert "Traceback" not in told
 
 
 def test_without_the_extra_it_says_what_to_install(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

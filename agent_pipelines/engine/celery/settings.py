@@ -8,7 +8,7 @@ import dagster as dg
 from dagster_celery.launcher import CeleryRunLauncher
 
 from agent_pipelines.engine.warm.settings import CONFIG as WARM_CONFIG
-from agent_pipelines.engine.warm.settings import WarmSettings
+from agent_pipelines.engine.warm.settings import WarmSettings, require_positive
 
 TASK = "agent_pipelines.execute"
 """Celery's name of the task that executes a run."""
@@ -27,7 +27,8 @@ class CelerySettings:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
-        """The settings as Dagster read them."""
+        """The settings as Dagster read them. Raises DefinitionError for a number that makes no sense."""
+        require_positive(config, "lease", "margin", "resend_after", "unserved_after", "visibility_timeout")
         return cls(**{**config, "warm": WarmSettings.of(config.get("warm", {}))})
 
 

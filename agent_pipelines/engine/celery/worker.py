@@ -21,6 +21,7 @@ from agent_pipelines.engine.celery.held import HeldRun
 from agent_pipelines.engine.celery.launcher import ClaimingCeleryRunLauncher
 from agent_pipelines.engine.celery.settings import TASK
 from agent_pipelines.engine.celery.workers import Workers
+from agent_pipelines.engine.home import run_launcher_of
 from agent_pipelines.engine.logs import log_to_stderr
 from agent_pipelines.engine.periodic import Periodic
 from agent_pipelines.engine.place import database_url
@@ -52,7 +53,7 @@ class Worker:
     """Executes runs of some queues, `concurrency` at once, each by the warm process of its code location on this machine."""
 
     def __init__(self, instance: DagsterInstance, *, queues: Sequence[str], concurrency: int, name: str | None) -> None:
-        launcher = instance.run_launcher
+        launcher = run_launcher_of(instance)
         if not isinstance(launcher, ClaimingCeleryRunLauncher):
             raise WorkerError(
                 f"dagster.yaml of {instance.root_directory}: run_launcher is {type(launcher).__name__}, which sends nothing to "

@@ -6,6 +6,8 @@ from typing import Any, Self
 
 import dagster as dg
 
+from agent_pipelines.core.errors import DefinitionError
+
 
 @dataclass(frozen=True)
 class WarmSettings:
@@ -24,7 +26,8 @@ class WarmSettings:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
-        """The settings as Dagster read them."""
+        """The settings as Dagster read them. Raises DefinitionError for a number that makes no sense."""
+        require_positive(config, "max_runs", "max_children", "memory_limit_mb", "start_timeout", "idle_timeout")
         return cls(**{**config, "preload": tuple(config.get("preload", ()))})
 
     def to_config(self) -> dict[str, Any]:
@@ -35,6 +38,17 @@ class WarmSettings:
     def runs_of_a_child(self) -> int:
         """How many runs one child serves, one after the other."""
         return self.max_runs if self.isolation == "reuse" else 1
+
+
+def require_positive(config: Mapping[str, Any], *names: str) -> None:
+    """Raises DefinitionError for the first of these settings of `run_launcher` that is given and not above zero."""
+    for name in names:
+        value = config.get(name)
+        if value is not None and value <= 0:
+            field = f"run_launcher.config.{name}"
+            raise DefinitionError(
+                f"{value:g} is not above zero", field=field, file="dagster.yaml", fix="Leave it out for the default"
+            )
 
 
 _DEFAULT = WarmSettings()
