@@ -153,7 +153,8 @@ class HealthCheck:
 def _of_stack(stack: StackState | None) -> Sequence[Process]:
     if stack is None or not stack.is_alive:
         return []
-    leading = Process(kind="up", host=stack.host, pid=stack.owner_pid, since_at=stack.since_at, words=stack.url)
+    words = ", ".join(filter(None, (stack.url, _restarts(stack.restarts))))
+    leading = Process(kind="up", host=stack.host, pid=stack.owner_pid, since_at=stack.since_at, words=words)
     services = [
         Process(kind=each.name, host=stack.host, pid=each.pid, since_at=each.since_at, words=_restarts(each.restarts))
         for each in stack.services

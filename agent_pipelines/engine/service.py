@@ -1,22 +1,20 @@
 """One process that is kept alive."""
 
-import ctypes
 import logging
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from agent_pipelines.engine.stack_state import ServiceState
+from agent_pipelines.engine.warm.ending import signal_when_parent_ends
 from agent_pipelines.engine.warm.identity import ProcessIdentity
 
 _log = logging.getLogger("agent_pipelines.services")
 
 _BACKOFF = (0.5, 1, 2, 5, 10, 30)  # seconds before another start, by the number of quick deaths in a row
 _STEADY = 60.0  # seconds after which a death counts as the first
-_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Service:
@@ -43,7 +41,9 @@ class Service:
             _log.error("%s ended with exit code %s; it is started again in %g s", self.name, code, wait)
         if self._process is None and now >= self._not_before:
             # This process has one thread, so that code between fork and exec does no harm.
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent)
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, preexec_fn=partial(signal_when_parent_ends, signal.SIGTERM)
+            )
             self._started_at = now
             identity = ProcessIdentity.of(self._process.pid)
             self.state = ServiceState(
@@ -71,8 +71,3 @@ class Service:
 
 def _now() -> int:
     return time.time_ns() // 1_000
-
-
-def _end_with_parent() -> None:
-    if _libc is not None:
-        _libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)

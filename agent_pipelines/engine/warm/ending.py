@@ -12,7 +12,8 @@ import psutil
 from agent_pipelines.engine.warm.identity import ProcessIdentity
 
 _POLL = 0.05
-_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _KILLED = 10.0  # seconds in which a killed process is gone, unless it waits for a device
 
 
@@ -70,9 +71,14 @@ def kill_tree(process: ProcessIdentity) -> None:
             each.kill()
 
 
+def signal_when_parent_ends(number: signal.Signals) -> None:
+    """Have the system send this process a signal when the thread ends that started it, where the system can (Linux)."""
+    if _libc is not None:
+        _libc.prctl(_SET_DEATH_SIGNAL, number)
+
+
 def end_with_parent(parent: int) -> None:
     """Have the system kill this process when the process that forked it is gone, where the system can (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+    signal_when_parent_ends(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
