@@ -47,8 +47,8 @@ class Composing:
             connection,
             invocation,
             work.spec,
-            agent=work.agent.name,
-            keeps_sessions=work.agent.capabilities.keeps_sessions,
+            agent=work.place.agent.name,
+            keeps_sessions=work.place.agent.capabilities.keeps_sessions,
             execution_id=work.stored.id,
             upstream={path: each.text if each.output is None else each.output for path, each in upstream.items()},
         )
@@ -59,8 +59,8 @@ class Composing:
             trimmed=composed.trimmed,
             number=work.attempt,
             run_id=work.run.run_id,
-            agent=work.agent.name,
-            node=work.node.name,
+            agent=work.place.agent.name,
+            node=work.place.node.name,
             begins_at=work.begins_at,
         )
         if work.stored.resumptions:

@@ -1,21 +1,18 @@
 """The third stage: attempts, until one succeeds or no further one is due."""
 
 import asyncio
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
 from agent_pipelines.core.clock import Clock, Microseconds
-from agent_pipelines.core.errors import ErrorClass, RuntimeFailure, Stage, StorageError
-from agent_pipelines.execution.checks import run_checks
-from agent_pipelines.execution.output import read_output
+from agent_pipelines.execution.attempt import Attempting
 from agent_pipelines.execution.pricing import price
 from agent_pipelines.execution.recorder import Recorder
 from agent_pipelines.execution.retry import Decision, decide
+from agent_pipelines.execution.route import Router
 from agent_pipelines.execution.work import Failure, Success, Work
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.ledger.spans import new_span_id
-from agent_pipelines.runtimes.fleet import Node
 from agent_pipelines.store.database import Connection, Database, Operation
 
 Ended = Operation[None]
@@ -29,6 +26,8 @@ class Invoker:
     database: Database
     clock: Clock
     ledger: Ledger
+    router: Router
+    attempting: Attempting
 
     async def invoke(self, work: Work) -> tuple[Success | Failure, Ended]:
         """Try until there is an outcome; the first attempt is recorded already.
@@ -36,25 +35,26 @@ class Invoker:
         The caller writes the returned record of the last attempt. If it is cancelled, `work.interrupted` is that record.
         """
         while True:
-            node = work.node
             recorder = self._recorder(work)
             started_at = max(self.clock.now(), work.begins_at)
             try:
                 await self._until(work.begins_at)
-                outcome = await self._attempt(work, node, recorder)
+                outcome = await self.attempting.attempt(work, recorder)
             except asyncio.CancelledError:
-                work.interrupted = self._ended(work, recorder, started_at, node, "cancelled", None, None)
+                work.interrupted = self._ended(work, recorder, started_at, "cancelled", None, None)
                 raise
             work.journal_seq = recorder.seq
             if isinstance(outcome, Success):
-                return outcome, self._ended(work, recorder, started_at, node, "succeeded", None, None)
+                return outcome, self._ended(work, recorder, started_at, "succeeded", None, None)
             decision = self._decide(work, outcome)
-            ended = self._ended(work, recorder, started_at, node, "failed", outcome, decision)
+            ended = self._ended(work, recorder, started_at, "failed", outcome, decision)
             if decision.delay is None:
                 return outcome, ended
             await self.database.write(ended)
+            await self.router.leave(work, outcome)
             await self.clock.sleep(decision.delay)
             work.tries += 1
+            work.place = await self.router.choose(work)
             await self.database.write(lambda connection: self._start(connection, work))
 
     async def _until(self, instant: Microseconds) -> None:
@@ -76,47 +76,16 @@ class Invoker:
 
     def _start(self, connection: Connection, work: Work) -> None:
         self.ledger.executions.start_attempt(
-            connection, work.stored.id, work.attempt, run_id=work.run.run_id, agent=work.agent.name, node=work.node.name
+            connection,
+            work.stored.id,
+            work.attempt,
+            run_id=work.run.run_id,
+            agent=work.place.agent.name,
+            node=work.place.node.name,
         )
 
-    async def _attempt(self, work: Work, node: Node, recorder: Recorder) -> Success | Failure:
-        limit = min(work.spec.timeout.attempt, work.remaining(self.clock.now()))
-        try:
-            async with asyncio.timeout(limit), aclosing(node.runtime.stream(work.invocation)) as stream:
-                async for event in stream:
-                    await recorder.record(event)
-        except TimeoutError:
-            await recorder.finish()
-            which = "an attempt" if limit == work.spec.timeout.attempt else "all attempts together"
-            return Failure(ErrorClass.TIMEOUT, Stage.INVOKE, f"ended after {limit:.3g} s, the limit of {which}")
-        except RuntimeFailure as failure:
-            await recorder.finish()
-            return Failure(failure.error_class, Stage.INVOKE, failure.message, failure.status, failure.retry_after)
-        except StorageError:
-            raise
-        except Exception as error:  # a fault of the adapter must not take the record with it
-            await recorder.finish()
-            return Failure(ErrorClass.INTERNAL, Stage.INVOKE, f"{type(error).__name__}: {error}")
-        await recorder.finish()
-        return await self._judge(work, recorder)
-
-    async def _judge(self, work: Work, recorder: Recorder) -> Success | Failure:
-        if recorder.final is None:
-            return Failure(ErrorClass.PROTOCOL, Stage.INVOKE, "the runtime's stream ended without a final answer")
-        try:
-            output = read_output(work.spec.output, recorder.final)
-        except RuntimeFailure as failure:
-            return Failure(failure.error_class, Stage.SETTLE, failure.message)
-        judged = output if work.spec.output.is_json else recorder.final.text
-        checks = await run_checks(work.checks, judged, work.invocation)
-        failed = [check for check in checks if check.blocking and not check.passed]
-        if failed:
-            words = "; ".join(f"{check.name}: {check.message or 'not passed'}" for check in failed)
-            return Failure(ErrorClass.CHECK, Stage.SETTLE, f"checks failed: {words}", checks=checks)
-        return Success(recorder.final, output, checks, recorder.model)
-
     def _decide(self, work: Work, failure: Failure) -> Decision:
-        capabilities = work.agent.capabilities
+        capabilities = work.place.agent.capabilities
         return decide(
             work.spec.retry,
             failure.error_class,
@@ -133,7 +102,6 @@ class Invoker:
         work: Work,
         recorder: Recorder,
         started_at: Microseconds,
-        node: Node,
         status: Literal["succeeded", "failed", "cancelled"],
         failure: Failure | None,
         decision: Decision | None,
@@ -141,21 +109,21 @@ class Invoker:
         usage = price(recorder.usage, recorder.model)
         error = "cancelled" if status == "cancelled" else None if failure is None else str(failure.error_class)
         work.trace.add(
-            f"invoke_agent {work.agent.name}",
+            f"invoke_agent {work.place.agent.name}",
             started_at,
             self.clock.now(),
             span_id=recorder.span_id,
             error=error,
             attributes={
                 "gen_ai.operation.name": "invoke_agent",
-                "gen_ai.provider.name": node.runtime.kind,
-                "gen_ai.agent.name": work.agent.name,
+                "gen_ai.provider.name": work.place.node.runtime.kind,
+                "gen_ai.agent.name": work.place.agent.name,
                 "gen_ai.response.model": recorder.model,
                 "gen_ai.conversation.id": work.invocation.session_id,
                 "gen_ai.usage.input_tokens": usage.input_tokens,
                 "gen_ai.usage.output_tokens": usage.output_tokens,
                 "agent_pipelines.attempt": recorder.attempt,
-                "agent_pipelines.node": node.name,
+                "agent_pipelines.node": work.place.node.name,
             },
         )
 

@@ -14,9 +14,11 @@ from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.execution import bridge
 from agent_pipelines.execution.admit import Admitter
+from agent_pipelines.execution.attempt import Attempting
 from agent_pipelines.execution.checks import Check, Gate
 from agent_pipelines.execution.compose import Composing
 from agent_pipelines.execution.invoke import Invoker
+from agent_pipelines.execution.route import Router
 from agent_pipelines.execution.settle import Settler
 from agent_pipelines.execution.work import Failure, Success, Work
 from agent_pipelines.ledger.ledger import Ledger
@@ -38,7 +40,8 @@ class Runner:
         self._clock = clock
         self._admitter = Admitter(database, clock, ledger, ticks)
         self._composing = Composing(database, clock, ledger, composer, ticks)
-        self._invoker = Invoker(database, clock, ledger)
+        self._router = Router()
+        self._invoker = Invoker(database, clock, ledger, self._router, Attempting(clock))
         self._settler = Settler(database, clock, ledger, inbox, composer)
 
     def execute(
@@ -98,10 +101,17 @@ class Runner:
             return await self._settler.fail(work, Failure(ErrorClass.INTERNAL, Stage.SETTLE, f"{type(error).__name__}: {error}"))
 
     async def _carry(self, work: Work, failure: Failure | None) -> ExecutionResult:
-        failure = failure or await self._composing.compose(work)
         if failure is not None:
             return await self._settler.fail(work, failure)
-        outcome, last_attempt = await self._invoker.invoke(work)
+        work.place = await self._router.choose(work)
+        outcome: Success | Failure | None = None
+        try:
+            outcome = await self._composing.compose(work)
+            if outcome is not None:
+                return await self._settler.fail(work, outcome)
+            outcome, last_attempt = await self._invoker.invoke(work)
+        finally:
+            await self._router.leave(work, outcome)
         if isinstance(outcome, Success):
             return await self._settler.succeed(work, outcome, last_attempt)
         return await self._settler.fail(work, outcome, last_attempt)

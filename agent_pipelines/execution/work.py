@@ -14,7 +14,7 @@ from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.execution.checks import Check
 from agent_pipelines.ledger.spans import Trace
 from agent_pipelines.ledger.stored import StoredExecution
-from agent_pipelines.runtimes.fleet import Agent, Node
+from agent_pipelines.runtimes.fleet import Agent, Place
 from agent_pipelines.store.database import Operation
 
 
@@ -64,6 +64,7 @@ class Work:
     """Of this run, the one that runs included."""
     interrupted: Operation[None] | None = None
     """Records the attempt that was running when the work was cancelled."""
+    _place: Place | None = None
 
     @property
     def attempt(self) -> int:
@@ -71,9 +72,14 @@ class Work:
         return self.stored.attempts + self.tries
 
     @property
-    def node(self) -> Node:
-        """Where the attempt that runs is made."""
-        return self.agent.pick(self.tries)
+    def place(self) -> Place:
+        """Where the attempt that runs is made; the router chooses it first."""
+        assert self._place is not None
+        return self._place
+
+    @place.setter
+    def place(self, place: Place) -> None:
+        self._place = place
 
     def remaining(self, now: Microseconds) -> float:
         """What is left of the total time of the task, in seconds."""

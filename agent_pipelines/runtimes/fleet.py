@@ -1,6 +1,7 @@
 """Named agents and the nodes that they run on."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from agent_pipelines.runtimes.base import Capabilities, Runtime
@@ -36,3 +37,11 @@ class Agent:
         """Free what the nodes hold open."""
         for node in self.nodes:
             await node.runtime.close()
+
+
+@dataclass(frozen=True)
+class Place:
+    """An agent and the node of it that an attempt is made on."""
+
+    agent: Agent
+    node: Node
