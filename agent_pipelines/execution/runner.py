@@ -106,9 +106,9 @@ class Runner:
         work.place = await self._router.choose(work)
         outcome: Success | Failure | None = None
         try:
-            outcome = await self._composing.compose(work)
-            if outcome is not None:
-                return await self._settler.fail(work, outcome)
+            unfit = await self._composing.compose(work)
+            if unfit is not None:
+                return await self._settler.fail(work, unfit)
             outcome, last_attempt = await self._invoker.invoke(work)
         finally:
             await self._router.leave(work, outcome)
