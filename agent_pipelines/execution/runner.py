@@ -104,14 +104,15 @@ class Runner:
         if failure is not None:
             return await self._settler.fail(work, failure)
         work.place = await self._router.choose(work)
-        outcome: Success | Failure | None = None
+        ended: Success | Failure | None = None
         try:
             unfit = await self._composing.compose(work)
             if unfit is not None:
                 return await self._settler.fail(work, unfit)
             outcome, last_attempt = await self._invoker.invoke(work)
+            ended = outcome
         finally:
-            await self._router.leave(work, outcome)
+            await self._router.leave(work, ended)
         if isinstance(outcome, Success):
             return await self._settler.succeed(work, outcome, last_attempt)
         return await self._settler.fail(work, outcome, last_attempt)
