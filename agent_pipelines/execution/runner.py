@@ -1,10 +1,11 @@
 """Carries one execution through its four stages: admit, compose, invoke, settle."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from agent_pipelines.context.composer import Composer
+from agent_pipelines.core.acting import Acting
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import ErrorClass, IllegalTransition, Stage, StorageError
 from agent_pipelines.core.execution import ExecutionResult, RunRef, Status
@@ -17,6 +18,7 @@ from agent_pipelines.execution.admit import Admitter
 from agent_pipelines.execution.attempt import Attempting
 from agent_pipelines.execution.checks import Check, Gate
 from agent_pipelines.execution.compose import Composing
+from agent_pipelines.execution.effects import Effects
 from agent_pipelines.execution.invoke import Invoker
 from agent_pipelines.execution.route import Router
 from agent_pipelines.execution.settle import Settler
@@ -36,12 +38,27 @@ class Runner:
     if another run has taken the execution over meanwhile.
     """
 
-    def __init__(self, database: Database, clock: Clock, ledger: Ledger, ticks: Ticks, inbox: Inbox, composer: Composer) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        ledger: Ledger,
+        ticks: Ticks,
+        inbox: Inbox,
+        composer: Composer,
+        effects_of: Callable[[Acting], Effects],
+    ) -> None:
         self._clock = clock
         self._admitter = Admitter(database, clock, ledger, ticks)
         self._composing = Composing(database, clock, ledger, composer, ticks)
         self._router = Router()
-        self._invoker = Invoker(database, clock, ledger, self._router, Attempting(clock))
+        self._invoker = Invoker(
+            database,
+            clock,
+            ledger,
+            self._router,
+            Attempting(clock, str(database.url.render_as_string(hide_password=False)), effects_of),
+        )
         self._settler = Settler(database, clock, ledger, inbox, composer)
 
     def execute(
