@@ -3,18 +3,18 @@
 In a Python agent call `effects.once(...)`; in an op or asset of your own `effects.of(context).once(...)`.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
 from agent_pipelines.core.acting import Acting, acting
 from agent_pipelines.core.errors import AgentPipelinesError
-from agent_pipelines.engine.gateway import DagsterGateway
-from agent_pipelines.engine.place import database_url
-from agent_pipelines.engine.step import RunStep, StepContext
 from agent_pipelines.execution.effects import EffectAbandoned, Effects, EffectUnknown, effects_here
 from agent_pipelines.execution.saga import Saga, SagaFailed
 from agent_pipelines.hub import open_hub
+
+if TYPE_CHECKING:
+    from agent_pipelines.engine.step import StepContext
 
 __all__ = ["EffectAbandoned", "EffectUnknown", "Effects", "Saga", "SagaFailed", "current", "of", "once", "saga", "step"]
 
@@ -32,8 +32,13 @@ def current() -> Effects:
     return open_hub(whom.database_url.get_secret_value()).effects_of(whom)
 
 
-def of(context: StepContext) -> Effects:
+def of(context: "StepContext") -> Effects:
     """The effects of a step of a Dagster run. A run that resumes another keeps its keys; any other has its own."""
+    # Dagster is there already; an agent in a process of its own does without it.
+    from agent_pipelines.engine.gateway import DagsterGateway
+    from agent_pipelines.engine.place import database_url
+    from agent_pipelines.engine.step import RunStep
+
     step = RunStep.of(context)
     url = database_url(context.instance)
     whom = Acting(

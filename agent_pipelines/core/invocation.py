@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from agent_pipelines.core.clock import Microseconds
+from agent_pipelines.core.event import Checkpoint
 from agent_pipelines.core.task import TaskKey, canonical_json
 
 
@@ -33,7 +34,8 @@ class Message(BaseModel):
 class Invocation(BaseModel):
     """What one execution is asked to do, fixed when it is admitted; the runner fills the last block when it composes.
     `state` is what an earlier execution remembered, `upstream` the outputs of the dependencies by path,
-    `upstream_executions` the ids of the executions that they come from.
+    `upstream_executions` the ids of the executions that they come from. `checkpoint` is the last one that an earlier try of the
+    same work has left, from which the agent may go on; the journal keeps it, the record of the invocation does not.
 
     `occurrence` is the due instant in microseconds, the event's id or the Dagster run's id: with task and trigger it
     identifies the tick. `logical_at` is the instant that the work is about, `due_at` the one on the wall.
@@ -65,6 +67,7 @@ class Invocation(BaseModel):
     remote_session_id: str | None = None
     output_schema: dict[str, JsonValue] | None = None
     deadline_at: Microseconds | None = None
+    checkpoint: Checkpoint | None = None
 
     @property
     def task_key(self) -> TaskKey:

@@ -54,6 +54,8 @@ class Invoker:
             await self.router.leave(work, outcome)
             await self.clock.sleep(decision.delay)
             work.tries += 1
+            if recorder.checkpoint is not None:
+                work.invocation = work.invocation.model_copy(update={"checkpoint": recorder.checkpoint})
             work.place = await self.router.choose(work)
             await self.database.write(lambda connection: self._start(connection, work))
 

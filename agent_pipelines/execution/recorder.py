@@ -5,7 +5,18 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel
 
 from agent_pipelines.core.clock import Clock, Microseconds
-from agent_pipelines.core.event import AgentEvent, Final, Handle, Reasoning, Text, ToolCall, ToolResult, Usage, UsageReport
+from agent_pipelines.core.event import (
+    AgentEvent,
+    Checkpoint,
+    Final,
+    Handle,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolResult,
+    Usage,
+    UsageReport,
+)
 from agent_pipelines.ledger.journal import Entry, Journal, NumberTaken
 from agent_pipelines.ledger.recordable import recordable, recordable_text
 from agent_pipelines.ledger.spans import Trace
@@ -44,6 +55,7 @@ class Recorder:
     usage: Usage = field(default_factory=Usage)
     model: str | None = None
     handle: str | None = None
+    checkpoint: Checkpoint | None = None
     final: Final | None = None
     _waiting: list[Entry] = field(default_factory=list[Entry])
     _buffer: _Buffer = field(default_factory=_Buffer)
@@ -67,11 +79,11 @@ class Recorder:
                 self._tool_span(event)
             case Handle():
                 self.handle = event.id
+            case Checkpoint():
+                self.checkpoint = event
             case Final():
                 self.model = event.model or self.model
                 self.final = event.model_copy(update={"text": recordable_text(event.text), "output": recordable(event.output)})
-            case _:
-                pass
         entries = self._drain()
         # The whole answer stands in the execution's row; the journal keeps how it ended.
         body = event.model_dump(mode="json", exclude={"kind"} | ({"text", "output"} if isinstance(event, Final) else set()))

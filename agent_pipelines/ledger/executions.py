@@ -117,7 +117,7 @@ class Executions:
             "actor": invocation.actor,
             "due_at": invocation.due_at,
             "logical_at": invocation.logical_at,
-            "invocation": recordable(invocation.model_dump(mode="json")),
+            "invocation": recordable(invocation.model_dump(mode="json", exclude={"checkpoint"})),
             "run_id": run.run_id,
             "job": run.job,
             "step": run.step,
@@ -161,7 +161,7 @@ class Executions:
         """Record what the agent is given, and that the first try of this run begins with it, now or at `begins_at`."""
         self.attempts.start(connection, execution_id, number, run_id=run_id, agent=agent, node=node, begins_at=begins_at)
         given = {
-            "invocation": recordable(invocation.model_dump(mode="json")),
+            "invocation": recordable(invocation.model_dump(mode="json", exclude={"checkpoint"})),
             "prompt_version": invocation.prompt_version,
             "session_id": invocation.session_id,
             "trimmed": list(trimmed) or None,
