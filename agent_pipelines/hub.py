@@ -20,7 +20,6 @@ from agent_pipelines.execution.burst import BurstNouns
 from agent_pipelines.execution.effects import Effects
 from agent_pipelines.execution.runner import Runner
 from agent_pipelines.governance.audit import Audit
-from agent_pipelines.governance.human_tasks import HumanTasks
 from agent_pipelines.insight.witness import Witness
 from agent_pipelines.ledger.executions import Executions
 from agent_pipelines.ledger.ledger import Ledger
@@ -45,10 +44,6 @@ class Hub:
     @cached_property
     def ledger(self) -> Ledger:
         return Ledger.of(self.clock)
-
-    @cached_property
-    def human_tasks(self) -> HumanTasks:
-        return HumanTasks(self.clock, self.audit)
 
     def effects_of(self, whom: Acting, *, run_is_over: Callable[[str], bool] | None = None) -> Effects:
         """The effects of an execution or of a step."""

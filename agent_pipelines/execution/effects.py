@@ -302,12 +302,12 @@ class Effects:
         return self.human_tasks.open(
             connection,
             effect.task_key,
-            SUBJECT,
-            effect.id,
-            f"Has `{effect.name}` happened? {effect.error or ''}".strip(),
-            ANSWERS,
-            execution_id=self.whom.execution_id,
+            subject=SUBJECT,
+            subject_id=effect.id,
+            question=f"Has `{effect.name}` happened? {effect.error or ''}".strip(),
+            options=ANSWERS,
             context={"key": effect.key, "request": effect.request, "tries": effect.tries},
+            execution_id=self.whom.execution_id,
         ).id
 
     async def _left_or_awaited(self, effect: Effect) -> Effect:

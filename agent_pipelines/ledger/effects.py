@@ -10,7 +10,7 @@ from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.effect import EFFECT_TRANSITIONS, EffectStatus
 from agent_pipelines.core.errors import IllegalTransition
 from agent_pipelines.core.execution import Status
-from agent_pipelines.core.ids import dashed, new_id
+from agent_pipelines.core.ids import ids_beginning, new_id
 from agent_pipelines.core.of_task import OfTask
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.ledger.recordable import recordable, recordable_text
@@ -145,11 +145,10 @@ class Effects:
 
     def find(self, connection: sa.Connection, prefix: str, *, workspace: str = "default", limit: int = 5) -> Sequence[Effect]:
         """Effects whose id begins so, with or without its dashes, oldest first."""
-        digits = prefix.replace("-", "").lower()
-        if not 0 < len(digits) <= 32 or set(digits) - set("0123456789abcdef"):
+        ids = ids_beginning(prefix)
+        if ids is None:
             return []
-        first, last = (dashed(digits.ljust(32, fill)) for fill in "0f")
-        query = sa.select(effects).where(effects.c.workspace == workspace, effects.c.id.between(first, last))
+        query = sa.select(effects).where(effects.c.workspace == workspace, effects.c.id.between(*ids))
         return [Effect.model_validate(row) for row in connection.execute(query.order_by(effects.c.id).limit(limit)).mappings()]
 
     def list(

@@ -1,4 +1,4 @@
-"""What executions do to the world, and the questions that only a person can answer."""
+"""What executions do to the world."""
 
 import sqlalchemy as sa
 
@@ -30,44 +30,4 @@ effects = sa.Table(
     sa.CheckConstraint("(status IN ('done', 'abandoned')) = (settled_by IS NOT NULL)", name="settled"),
     sa.Index("ix_effects_execution", "execution_id", "seq"),
     sa.Index("ix_effects_status", "workspace", "status", "seq"),
-)
-
-human_tasks = sa.Table(
-    "human_tasks",
-    metadata,
-    sa.Column("seq", Sequence, primary_key=True, autoincrement=True),
-    sa.Column("id", sa.Text, nullable=False, unique=True),
-    *task_columns(),
-    sa.Column("execution_id", sa.Text),
-    sa.Column("subject", sa.Text, nullable=False),
-    sa.Column("subject_id", sa.Text, nullable=False),
-    sa.Column("question", sa.Text, nullable=False),
-    sa.Column("options", Json, nullable=False),
-    sa.Column("context", Json, nullable=False),
-    sa.Column("opened_at", Instant, nullable=False),
-    sa.Column("opened_by", sa.Text, nullable=False),
-    sa.Column("answer", sa.Text),
-    sa.Column("data", Json),
-    sa.Column("comment", sa.Text),
-    sa.Column("answered_by", sa.Text),
-    sa.Column("answered_at", Instant),
-    sa.CheckConstraint("(answer IS NULL) = (answered_at IS NULL)", name="answered"),
-    sa.CheckConstraint("(answer IS NULL) = (answered_by IS NULL)", name="answered_by"),
-    sa.Index(
-        "uq_human_tasks_open",
-        "workspace",
-        "subject",
-        "subject_id",
-        unique=True,
-        sqlite_where=sa.text("answer IS NULL"),
-        postgresql_where=sa.text("answer IS NULL"),
-    ),
-    sa.Index("ix_human_tasks_execution", "execution_id"),
-    sa.Index(
-        "ix_human_tasks_waiting",
-        "workspace",
-        "seq",
-        sqlite_where=sa.text("answer IS NULL"),
-        postgresql_where=sa.text("answer IS NULL"),
-    ),
 )

@@ -1,4 +1,4 @@
-"""Effects with their receipts, and human tasks.
+"""Effects with their receipts.
 
 The legal changes are written out here, not imported: a migration must mean the same for ever. A test compares them with
 `agent_pipelines.core.effect.EFFECT_TRANSITIONS`.
@@ -15,7 +15,6 @@ depends_on = None
 
 JSON = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 SEQUENCE = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-OPEN = sa.text("answer IS NULL")
 
 LEGAL = {
     "intended": ("done", "failed", "unknown"),
@@ -57,41 +56,6 @@ def upgrade() -> None:
     )
     op.create_index("ix_effects_execution", "effects", ["execution_id", "seq"])
     op.create_index("ix_effects_status", "effects", ["workspace", "status", "seq"])
-    op.create_table(
-        "human_tasks",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("workspace", sa.Text(), nullable=False),
-        sa.Column("application", sa.Text(), nullable=False),
-        sa.Column("task", sa.Text(), nullable=False),
-        sa.Column("execution_id", sa.Text()),
-        sa.Column("subject", sa.Text(), nullable=False),
-        sa.Column("subject_id", sa.Text(), nullable=False),
-        sa.Column("question", sa.Text(), nullable=False),
-        sa.Column("options", JSON, nullable=False),
-        sa.Column("context", JSON, nullable=False),
-        sa.Column("opened_at", sa.BigInteger(), nullable=False),
-        sa.Column("opened_by", sa.Text(), nullable=False),
-        sa.Column("answer", sa.Text()),
-        sa.Column("data", JSON),
-        sa.Column("comment", sa.Text()),
-        sa.Column("answered_by", sa.Text()),
-        sa.Column("answered_at", sa.BigInteger()),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_human_tasks")),
-        sa.UniqueConstraint("id", name=op.f("uq_human_tasks_id")),
-        sa.CheckConstraint("(answer IS NULL) = (answered_at IS NULL)", name=op.f("ck_human_tasks_answered")),
-        sa.CheckConstraint("(answer IS NULL) = (answered_by IS NULL)", name=op.f("ck_human_tasks_answered_by")),
-    )
-    op.create_index(
-        "uq_human_tasks_open",
-        "human_tasks",
-        ["workspace", "subject", "subject_id"],
-        unique=True,
-        sqlite_where=OPEN,
-        postgresql_where=OPEN,
-    )
-    op.create_index("ix_human_tasks_execution", "human_tasks", ["execution_id"])
-    op.create_index("ix_human_tasks_waiting", "human_tasks", ["workspace", "seq"], sqlite_where=OPEN, postgresql_where=OPEN)
     for statement in _sqlite() if op.get_bind().dialect.name == "sqlite" else _postgresql():
         op.get_bind().exec_driver_sql(statement)
 
@@ -102,8 +66,6 @@ def _sqlite() -> list[str]:
         "BEGIN SELECT RAISE(ABORT, 'illegal transition of an effect'); END",
         "CREATE TRIGGER effects_start BEFORE INSERT ON effects WHEN NEW.status <> 'intended' "
         "BEGIN SELECT RAISE(ABORT, 'illegal transition of an effect'); END",
-        "CREATE TRIGGER human_tasks_final BEFORE UPDATE OF answer ON human_tasks WHEN OLD.answer IS NOT NULL "
-        "BEGIN SELECT RAISE(ABORT, 'illegal transition of a human task'); END",
     ]
 
 
@@ -117,7 +79,4 @@ def _postgresql() -> list[str]:
         "CREATE TRIGGER effects_legal BEFORE UPDATE OF status ON effects FOR EACH ROW EXECUTE FUNCTION effects_legal()",
         refuse.format(name="effects_start", illegal="NEW.status <> 'intended'", what="an effect"),
         "CREATE TRIGGER effects_start BEFORE INSERT ON effects FOR EACH ROW EXECUTE FUNCTION effects_start()",
-        refuse.format(name="human_tasks_final", illegal="OLD.answer IS NOT NULL", what="a human task"),
-        "CREATE TRIGGER human_tasks_final BEFORE UPDATE OF answer ON human_tasks "
-        "FOR EACH ROW EXECUTE FUNCTION human_tasks_final()",
     ]
