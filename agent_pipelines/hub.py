@@ -20,6 +20,7 @@ from agent_pipelines.execution.burst import BurstNouns
 from agent_pipelines.execution.effects import Effects
 from agent_pipelines.execution.runner import Runner
 from agent_pipelines.governance.audit import Audit
+from agent_pipelines.governance.human_tasks import HumanTasks
 from agent_pipelines.insight.witness import Witness
 from agent_pipelines.ledger.executions import Executions
 from agent_pipelines.ledger.ledger import Ledger
@@ -40,6 +41,10 @@ class Hub:
     @cached_property
     def audit(self) -> Audit:
         return Audit(self.clock)
+
+    @cached_property
+    def human_tasks(self) -> HumanTasks:
+        return HumanTasks(self.clock, self.audit)
 
     @cached_property
     def ledger(self) -> Ledger:

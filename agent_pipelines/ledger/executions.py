@@ -12,7 +12,7 @@ from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import ErrorClass, IllegalTransition, Stage
 from agent_pipelines.core.event import Usage
 from agent_pipelines.core.execution import TRANSITIONS, CheckResult, RunRef, Status
-from agent_pipelines.core.ids import dashed, new_id
+from agent_pipelines.core.ids import ids_beginning, new_id
 from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.ledger import search
@@ -232,12 +232,10 @@ class Executions:
         self, connection: sa.Connection, prefix: str, *, workspace: str = "default", limit: int = 5
     ) -> Sequence[StoredExecution]:
         """Executions whose id begins so, with or without its dashes, oldest first."""
-        digits = prefix.replace("-", "").lower()
-        if not 0 < len(digits) <= 32 or set(digits) - set("0123456789abcdef"):
+        ids = ids_beginning(prefix)
+        if ids is None:
             return []
-        # A range of whole ids, which the index answers whatever the collation of the database.
-        first, last = (dashed(digits.ljust(32, fill)) for fill in "0f")
-        query = sa.select(executions).where(executions.c.workspace == workspace, executions.c.id.between(first, last))
+        query = sa.select(executions).where(executions.c.workspace == workspace, executions.c.id.between(*ids))
         return [
             StoredExecution.model_validate(row)
             for row in connection.execute(query.order_by(executions.c.id).limit(limit)).mappings()

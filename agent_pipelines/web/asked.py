@@ -1,13 +1,14 @@
 """What a request may ask: the parameters of its address and its body, as models."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer, WithJsonSchema, model_validator
 
 from agent_pipelines.core.clock import Microseconds, isoformat, to_microseconds
 from agent_pipelines.core.execution import Status
 from agent_pipelines.core.invocation import Origin
+from agent_pipelines.governance.human_tasks import Subject
 from agent_pipelines.registry.registered import TaskState
 
 
@@ -92,6 +93,24 @@ class ExecutionPage(OfTask):
     until: Instant | None = Field(default=None, description="Only executions begun before this instant.")
     text: str | None = Field(default=None, description="Only those whose answer, error or task holds all these words.")
     before: int | None = Field(default=None, description="`next_before` of the page before.")
+
+
+class HumanTaskPage(OfTask):
+    """Which human tasks."""
+
+    subject: Subject | None = Field(default=None, description="Only those about this.")
+    state: Literal["open", "answered", "all"] = Field(default="open", description="Only those in this state.")
+    before: int | None = Field(default=None, description="`next_before` of the page before.")
+
+
+class Decision(BaseModel):
+    """The answer to a human task."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    answer: str = Field(min_length=1, description="The answer, one of the options if there are some.", examples=["approve"])
+    data: JsonValue = Field(default=None, description="What the answer brings with it, as in an edited text.")
+    comment: str | None = Field(default=None, description="Why, for the record.")
 
 
 class Nothing(BaseModel):

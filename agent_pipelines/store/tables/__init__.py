@@ -5,6 +5,7 @@ from agent_pipelines.store.tables.base import metadata
 from agent_pipelines.store.tables.bursts import bursts, daemons
 from agent_pipelines.store.tables.effects import effects
 from agent_pipelines.store.tables.executions import attempts, events, execution_texts, executions, outbox, spans, task_specs
+from agent_pipelines.store.tables.human_tasks import human_tasks
 from agent_pipelines.store.tables.prompts import prompt_moves, prompt_versions
 from agent_pipelines.store.tables.registered import registered_task_versions, registered_tasks
 from agent_pipelines.store.tables.run_claims import run_claims, workers
@@ -21,6 +22,7 @@ __all__ = [
     "events",
     "execution_texts",
     "executions",
+    "human_tasks",
     "inbox",
     "metadata",
     "outbox",
