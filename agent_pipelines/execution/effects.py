@@ -17,12 +17,12 @@ from agent_pipelines.core.clock import Clock
 from agent_pipelines.core.effect import EffectStatus
 from agent_pipelines.core.errors import AgentPipelinesError, ErrorClass, IllegalTransition, RuntimeFailure, StorageError
 from agent_pipelines.execution import bridge
-from agent_pipelines.governance.human_tasks import HumanTasks
+from agent_pipelines.governance.human_tasks import HumanTasks, Subject
 from agent_pipelines.ledger.effects import Effect
 from agent_pipelines.ledger.effects import Effects as EffectLedger
 from agent_pipelines.store.database import Connection, Database
 
-SUBJECT = "effect"
+SUBJECT: Subject = "effect"
 """What human tasks about effects are about."""
 ANSWERS = ("done", "not_done", "abandon")
 """What a person may find out about an effect whose outcome is unknown."""
