@@ -172,7 +172,7 @@ def test_what_cannot_be_found_out_is_asked_of_a_person(hub: Hub, begin: Callable
     assert caught.value.error_class is ErrorClass.UNKNOWN_OUTCOME
     assert len(receiver.happened) == 1
     with hub.database.reading() as connection:
-        (asked,) = hub.human_tasks.list(connection, open_only=True)
+        (asked,) = hub.human_tasks.list(connection, is_open=True)
     assert asked.id == caught.value.human_task_id
     assert (asked.subject, asked.subject_id, asked.execution_id) == ("effect", caught.value.effect_id, effects.whom.execution_id)
     assert "lost on the way back" in asked.question
