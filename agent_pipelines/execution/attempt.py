@@ -23,6 +23,7 @@ class Attempting:
 
     async def attempt(self, work: Work, recorder: Recorder) -> Success | Failure:
         """Ask the agent at the work's place; what it does goes to the recorder."""
+        await self.flow.confirm_for(work)
         limit = min(work.spec.timeout.attempt, work.remaining(self.clock.now()))
         try:
             async with asyncio.timeout(limit) as timer, aclosing(work.place.node.runtime.stream(work.invocation)) as stream:

@@ -87,7 +87,9 @@ class Desk:
         self._others_wait = False
         self._offered: Mapping[str, int] | None = None
         self._valid_until: tuple[Microseconds, float] = (0, 0.0)
-        self._served: dict[tuple[str, str], Microseconds] = {}
+        self._served: dict[tuple[str, str], tuple[int, Microseconds]] = {}
+        self._turn = 0
+        self._is_alone = True
         self._corrections: defaultdict[tuple[str, Unit], int] = defaultdict(int)
         self._reported: Sequence[object] = ()
         self._version = -1
@@ -117,11 +119,14 @@ class Desk:
         try:
             await held.ready
         except asyncio.CancelledError:
-            if held.ready.done() and not held.ready.cancelled():
+            if held.ready.done() and not held.ready.cancelled() and held.ready.exception() is None:
                 self.give(held, None)
-            else:
+            elif held in line.waiting:
                 line.waiting.remove(held)
                 self._wake.set()
+            raise
+        except Exception:
+            line.waiting.remove(held)
             raise
         return held
 
@@ -133,12 +138,16 @@ class Desk:
         if self._others_wait or held.line.present == 0:
             self._wake.set()
 
+    def is_own(self, held: Held) -> bool:
+        """Whether permits still belong to who was given them; while a process was suspended others may have taken them."""
+        return self._is_valid() and all(self._in_use[scope] <= self._held.get(scope, 0) for scope in held.line.capped)
+
     def must_yield(self, held: Held) -> bool:
         """Whether somebody goes before what has these permits, or they are no longer its own."""
         line = held.line
-        if any(self._in_use[scope] > self._held.get(scope, 0) for scope in line.capped):
+        if not self.is_own(held):
             return True
-        return line.kind.priority_class == "batch" and line.running > line.allowed and bool(line.capped)
+        return line.kind.priority_class == "batch" and bool(line.capped) and line.running > line.allowed
 
     def suspend(self, held: Held) -> None:
         """Give permits back for a while."""
@@ -184,14 +193,16 @@ class Desk:
             return
         while (line := self._next()) is not None:
             held = line.waiting.popleft()
+            if held.ready.done():
+                continue  # cancelled in this moment
             if line.paced and held.needs_start:
                 held.tokens = line.starts.popleft().tokens
             line.running += 1
             for scope in line.kind.scopes:
                 self._in_use[scope] += 1
-            self._served[line.kind[:2]] = self._clock.now()
-            if not held.ready.done():
-                held.ready.set_result(None)
+            self._turn += 1
+            self._served[line.kind[:2]] = (self._turn, self._clock.now())
+            held.ready.set_result(None)
 
     def _is_valid(self) -> bool:
         """Whether the lease still holds; the process may have been suspended since the last exchange."""
@@ -205,7 +216,8 @@ class Desk:
             return None
         surplus: dict[tuple[str, str, str], int] = defaultdict(int)
         for line in self._lines.values():
-            surplus[line.kind[:3]] += line.running - line.allowed
+            # Without others what runs here is all that there is to share.
+            surplus[line.kind[:3]] += line.running - (0 if self._is_alone else line.allowed)
         return min(ready, key=lambda line: self._standing(line, surplus))
 
     def _standing(self, line: Line, surplus: Mapping[tuple[str, str, str], int]) -> tuple[object, ...]:
@@ -214,7 +226,7 @@ class Desk:
             not line.is_starved,
             PRIORITY_CLASSES.index(kind.priority_class),
             surplus[kind[:3]],
-            self._served.get(kind[:2], 0),
+            self._served.get(kind[:2], (0, 0))[0],
             kind.application,
             -kind.priority,
             line.waiting[0].waits_since,
@@ -248,6 +260,16 @@ class Desk:
             self._pump = asyncio.create_task(self._keep_exchanging())
 
     async def _keep_exchanging(self) -> None:
+        try:
+            await self._exchange_until_empty()
+        except Exception as error:  # nobody else would tell those who wait
+            for line in self._lines.values():
+                for held in line.waiting:
+                    if not held.ready.done():
+                        held.ready.set_exception(error)
+            raise
+
+    async def _exchange_until_empty(self) -> None:
         now = self._clock.now()
         next_exchange, next_look, used_at = now, now + _LOOK, now
         while True:
@@ -261,7 +283,7 @@ class Desk:
                     return
                 continue
             try:
-                is_due = now >= next_exchange or self._essence() != self._reported or self._has_surplus()
+                is_due = now >= next_exchange or self._has_unreported() or self._has_surplus() or self._lacks_starts()
                 if not is_due and now >= next_look:
                     is_due = await self._database.read(self._permits.version) != self._version
                     next_look = self._clock.now() + _LOOK
@@ -282,6 +304,16 @@ class Desk:
         if self._next_start_at is not None:
             following = min(following, max(now + _LOOK // 2, self._next_start_at - AHEAD // 2))
         return following
+
+    def _has_unreported(self) -> bool:
+        """Whether something waits that the others have not been told of, and that this process has no permits for."""
+        return any(line.waiting for line in self._lines.values()) and self._essence() != self._reported
+
+    def _lacks_starts(self) -> bool:
+        """Whether something waits that has no start, nor an instant at which it is worth while to ask for one."""
+        return self._next_start_at is None and any(
+            line.paced and len(line.waiting) > len(line.starts) for line in self._lines.values()
+        )
 
     def _has_surplus(self) -> bool:
         """Whether there are free permits that others wait for."""
@@ -304,7 +336,7 @@ class Desk:
 
     def _wanted(self, line: Line) -> int:
         caps = [ceiling(scope, self._limits.get(scope)) or 0 for scope in line.capped]
-        return max(line.running, min([line.peak, *caps])) if caps else line.present
+        return max(line.running, min([line.peak, *caps])) if caps else 1
 
     async def _exchange(self) -> None:
         async with self._exchanging:
@@ -363,7 +395,7 @@ class Desk:
             wanted=self._wanted(line),
             tokens=sum(costs) // len(costs) if costs else 0,
             waits_since=min((held.waits_since for held in line.waiting), default=None),
-            served_at=self._served.get(line.kind[:2], 0),
+            served_at=self._served.get(line.kind[:2], (0, 0))[1],
         )
 
     def _costs(self, line: Line) -> Sequence[int]:
@@ -374,7 +406,7 @@ class Desk:
 
     def _take_in(self, answer: Answer, lines: Sequence[Line]) -> None:
         self._held, self._target = answer.held, answer.target
-        self._others_wait = answer.others_wait
+        self._others_wait, self._is_alone = answer.others_wait, answer.is_alone
         self._version, self._next_start_at = answer.version, answer.next_start_at
         for line, allowed, starved, starts in zip(lines, answer.allowed, answer.starved, answer.starts, strict=True):
             line.allowed, line.is_starved = allowed, starved

@@ -4,14 +4,14 @@ import asyncio
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from pydantic import JsonValue
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.limit import LimitSpec, PriorityClass, Scope
 from agent_pipelines.core.task import TaskKey
-from agent_pipelines.execution.desk import Desk, Kind
+from agent_pipelines.execution.desk import Desk, Held, Kind
 from agent_pipelines.execution.permit import Permit
 from agent_pipelines.execution.work import Work
 from agent_pipelines.flow.limits import Limits
@@ -71,6 +71,16 @@ class FlowControl:
         held = await desk.take(Kind(workspace, application, priority_class, priority, named), tokens, limits)
         return Permit(named, self._clock.now() - asked_at, desk, held)
 
+    async def confirm(self, permit: Permit) -> float:
+        """Make sure of a permit immediately before it is used; waits if it was lost while the process was suspended.
+
+        Returns the seconds that were waited.
+        """
+        waited = 0.0
+        while (held := permit.held) is not None and permit.desk is not None and not permit.desk.is_own(held):
+            waited += await self._again(permit, permit.desk, held)
+        return waited
+
     async def boundary(self, permit: Permit) -> float:
         """Let others go first, if somebody does, at a place where work can stop: waits until it may go on.
 
@@ -79,6 +89,9 @@ class FlowControl:
         desk, held = permit.desk, permit.held
         if desk is None or held is None or not desk.must_yield(held):
             return 0.0
+        return await self._again(permit, desk, held)
+
+    async def _again(self, permit: Permit, desk: Desk, held: Held) -> float:
         asked_at = self._clock.now()
         permit.held = None
         desk.suspend(held)
@@ -108,10 +121,17 @@ class FlowControl:
         if permit.held is not None:
             self._note(work, asked_at, permit.queued)
 
+    async def confirm_for(self, work: Work) -> None:
+        """The same as `confirm` for the attempt that is to be made; recorded, too."""
+        await self._noted(work, self.confirm)
+
     async def yield_at(self, work: Work) -> float:
-        """The same as `boundary`, for an attempt that is made; recorded, too. Returns the seconds that were waited."""
+        """The same as `boundary` for an attempt that is made; recorded, too."""
+        return await self._noted(work, self.boundary)
+
+    async def _noted(self, work: Work, wait: Callable[[Permit], Awaitable[float]]) -> float:
         asked_at = self._clock.now()
-        waited = 0.0 if work.permit is None else await self.boundary(work.permit)
+        waited = 0.0 if work.permit is None else await wait(work.permit)
         if waited > 0:
             self._note(work, asked_at, self._clock.now() - asked_at)
         return waited

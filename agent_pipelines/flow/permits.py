@@ -84,6 +84,7 @@ class Answer:
     starts: Sequence[Sequence[Start]]
     next_start_at: Microseconds | None
     others_wait: bool
+    is_alone: bool
 
 
 class Holder(BaseModel):
@@ -176,6 +177,7 @@ class Permits:
             starts=starts,
             next_start_at=next_start_at,
             others_wait=any(each.waiting for _, each in others),
+            is_alone=not others,
         )
 
     def leave(self, connection: sa.Connection, report: Report) -> None:
@@ -268,7 +270,8 @@ class Permits:
         waiting += [(report.holder, each, len(costs)) for each, costs in zip(report.demands, report.costs, strict=True)]
         wants: list[Want] = []
         for (holder, demand, number), may_run in zip(waiting, allowed, strict=True):
-            ready = min(number, max(0, may_run - demand.running))
+            is_capped = any(ceiling(scope, limits.get(scope)) is not None for scope in demand.scopes)
+            ready = min(number, max(0, may_run - demand.running)) if is_capped else number
             if not any(scope in limited for scope in demand.scopes):
                 ready = 0
             wants.append(_want(holder, demand, ready, now))
