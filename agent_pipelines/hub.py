@@ -18,7 +18,10 @@ from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.execution.burst import BurstNouns
 from agent_pipelines.execution.effects import Effects
+from agent_pipelines.execution.flow import FlowControl
 from agent_pipelines.execution.runner import Runner
+from agent_pipelines.flow.limits import Limits
+from agent_pipelines.flow.permits import Permits
 from agent_pipelines.governance.audit import Audit
 from agent_pipelines.governance.human_tasks import HumanTasks
 from agent_pipelines.insight.witness import Witness
@@ -119,8 +122,20 @@ class Hub:
         return Composer(self.prompts, self.sessions, self.state)
 
     @cached_property
+    def limits(self) -> Limits:
+        return Limits(self.clock)
+
+    @cached_property
+    def permits(self) -> Permits:
+        return Permits(self.clock, self.limits)
+
+    @cached_property
+    def flow(self) -> FlowControl:
+        return FlowControl(self.database, self.clock, self.limits, self.permits)
+
+    @cached_property
     def runner(self) -> Runner:
-        return Runner(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer, self.effects_of)
+        return Runner(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer, self.effects_of, self.flow)
 
     @cached_property
     def burst_nouns(self) -> BurstNouns:

@@ -52,7 +52,7 @@ def declared(spec: TaskSpec, job_name: str, *triggers: Trigger) -> DeclaredTrigg
         task=name,
         job=job_name,
         lane=spec.lane,
-        priority=spec.priority,
+        priority=spec.precedence,
         spec_hash=spec.spec_hash,
     )
     return DeclaredTriggers(task=task, triggers=triggers)

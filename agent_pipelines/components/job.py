@@ -23,7 +23,7 @@ def task_job(spec: TaskSpec) -> Any:
         executor_def=dg.in_process_executor,
         tags={
             **spec.tags,
-            **({"dagster/priority": str(spec.priority)} if spec.priority else {}),
+            **({"dagster/priority": str(spec.precedence)} if spec.precedence else {}),
             tag("workspace"): spec.workspace,
             tag("application"): spec.application,
         },

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,10 @@ from referencing.jsonschema import EMPTY_REGISTRY
 
 from agent_pipelines.core.duration import Duration
 from agent_pipelines.core.errors import ErrorClass
+from agent_pipelines.core.limit import PriorityClass
 from agent_pipelines.core.trigger import NAME_PATTERN, After, AssetUpdate, Trigger, trigger_name
+
+_PRECEDENCE: dict[PriorityClass, int] = {"interactive": 1_000, "normal": 0, "batch": -1_000}
 
 TaskKey = tuple[str, str, str]
 """Workspace, application and name: what identifies a task everywhere."""
@@ -241,6 +245,17 @@ class TaskSpec(BaseModel):
     priority: int = Field(
         default=0, ge=-100, le=100, description="Higher goes first, among Dagster's runs and among the ticks of a burst."
     )
+    priority_class: PriorityClass | None = Field(
+        default=None,
+        description="Whose turn it is when a limit is full: `interactive` before `normal` before `batch`, then by `priority`. "
+        "`normal` if it is not said.",
+    )
+    resource_keys: tuple[str, ...] = Field(
+        default=(),
+        description="What executions of this task must not share with others: of all that name the same key, one runs at a time, "
+        "or as many as the limit of `resource/KEY` allows.",
+        examples=[["repository"]],
+    )
     pool: str | None = Field(default=None, description="Dagster concurrency pool that executions of this task take a slot of.")
 
     owners: tuple[str, ...] = Field(default=(), description="E-mail addresses or `team:name`.", examples=[["team:data"]])
@@ -256,6 +271,16 @@ class TaskSpec(BaseModel):
     def path(self) -> str:
         """`application/name`, as people write it and as Dagster shows it."""
         return f"{self.application}/{self.name}"
+
+    @property
+    def waits_as(self) -> PriorityClass:
+        """The priority class in force."""
+        return self.priority_class or "normal"
+
+    @property
+    def precedence(self) -> int:
+        """Priority class and priority in one number, for Dagster's queue and for ticks: higher goes first."""
+        return _PRECEDENCE[self.waits_as] + self.priority
 
     @property
     def dependency_paths(self) -> tuple[str, ...]:
@@ -294,6 +319,9 @@ class TaskSpec(BaseModel):
             raise ValueError("remember: only a JSON output has fields; declare `output: {format: json}`")
         if self.lane == "burst" and self.pool is not None:
             raise ValueError("pool: Dagster's pools limit runs, and a burst is one run for many; use `lane: run`")
+        for key in self.resource_keys:
+            if not re.fullmatch(r"[^\s/@]+", key):
+                raise ValueError(f"resource_keys: {key!r} has a space, a slash or an @; leave them out")
         if self.timeout.attempt > self.timeout.total:
             raise ValueError("timeout: `attempt` is longer than `total`; make it at most as long")
         return self

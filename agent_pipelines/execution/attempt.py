@@ -10,8 +10,10 @@ from pydantic import SecretStr
 from agent_pipelines.core.acting import Acting
 from agent_pipelines.core.clock import Clock
 from agent_pipelines.core.errors import ErrorClass, RuntimeFailure, Stage, StorageError
+from agent_pipelines.core.event import Checkpoint
 from agent_pipelines.execution.checks import run_checks
 from agent_pipelines.execution.effects import Effects, acting_with
+from agent_pipelines.execution.flow import FlowControl
 from agent_pipelines.execution.output import read_output
 from agent_pipelines.execution.recorder import Recorder
 from agent_pipelines.execution.work import Failure, Success, Work
@@ -24,15 +26,19 @@ class Attempting:
     clock: Clock
     database_url: str
     effects_of: Callable[[Acting], Effects]
+    flow: FlowControl
 
     async def attempt(self, work: Work, recorder: Recorder) -> Success | Failure:
         """Ask the agent at the work's place; what it does goes to the recorder."""
+        await self.flow.confirm_for(work)
         limit = min(work.spec.timeout.attempt, work.remaining(self.clock.now()))
         try:
             with acting_with(self.effects_of(self._whom(work))):
-                async with asyncio.timeout(limit), aclosing(work.place.node.runtime.stream(work.invocation)) as stream:
+                async with asyncio.timeout(limit) as timer, aclosing(work.place.node.runtime.stream(work.invocation)) as stream:
                     async for event in stream:
                         await recorder.record(event)
+                        if isinstance(event, Checkpoint):
+                            await self._let_go_first(work, timer)
         except TimeoutError:
             await recorder.finish()
             which = "an attempt" if limit == work.spec.timeout.attempt else "all attempts together"
@@ -58,6 +64,13 @@ class Attempting:
             execution_id=work.stored.id,
             database_url=SecretStr(self.database_url),
         )
+
+    async def _let_go_first(self, work: Work, timer: asyncio.Timeout) -> None:
+        """Where work can stop, whatever is more urgent goes first; the agent is not asked for more meanwhile."""
+        ends_at = timer.when()
+        timer.reschedule(None)
+        waited = await self.flow.yield_at(work)
+        timer.reschedule(None if ends_at is None else ends_at + waited)
 
     async def _judge(self, work: Work, recorder: Recorder) -> Success | Failure:
         if recorder.final is None:

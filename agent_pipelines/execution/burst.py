@@ -326,6 +326,7 @@ class BurstWorker:
             task.cancel()
         if self._running:
             await asyncio.wait(list(self._running))
+        await self._nouns.runner.close()
         run_id = self._run.run_id
 
         def end(connection: Connection) -> None:

@@ -41,9 +41,11 @@ class Invoker:
                 await self._until(work.begins_at)
                 outcome = await self.attempting.attempt(work, recorder)
             except asyncio.CancelledError:
+                work.usage = recorder.usage
                 work.interrupted = self._ended(work, recorder, started_at, "cancelled", None, None)
                 raise
             work.journal_seq = recorder.seq
+            work.usage = recorder.usage
             if isinstance(outcome, Success):
                 return outcome, self._ended(work, recorder, started_at, "succeeded", None, None)
             decision = self._decide(work, outcome)

@@ -1,5 +1,6 @@
 """Where an attempt is made."""
 
+from agent_pipelines.execution.flow import FlowControl
 from agent_pipelines.execution.work import Failure, Success, Work
 from agent_pipelines.runtimes.fleet import Place
 
@@ -7,12 +8,18 @@ from agent_pipelines.runtimes.fleet import Place
 class Router:
     """Chooses the place of each attempt of an execution, before it is recorded, and hears how it ended."""
 
+    def __init__(self, flow: FlowControl) -> None:
+        self._flow = flow
+
     async def choose(self, work: Work) -> Place:
-        """The place of the attempt that is to begin; may wait until there is one."""
-        return Place(work.agent, work.agent.pick(work.tries))
+        """The place of the attempt that is to begin; waits until there is one and the limits allow it."""
+        place = Place(work.agent, work.agent.pick(work.tries))
+        await self._flow.admit(work, place)
+        return place
 
     async def leave(self, work: Work, outcome: Success | Failure | None) -> None:
         """Give up the place of `work` after its attempt; an outcome of None means that it was cancelled or never made.
 
         May be called again after that, without effect.
         """
+        self._flow.settle(work)

@@ -19,6 +19,7 @@ from agent_pipelines.execution.attempt import Attempting
 from agent_pipelines.execution.checks import Check, Gate
 from agent_pipelines.execution.compose import Composing
 from agent_pipelines.execution.effects import Effects
+from agent_pipelines.execution.flow import FlowControl
 from agent_pipelines.execution.invoke import Invoker
 from agent_pipelines.execution.route import Router
 from agent_pipelines.execution.settle import Settler
@@ -47,18 +48,15 @@ class Runner:
         inbox: Inbox,
         composer: Composer,
         effects_of: Callable[[Acting], Effects],
+        flow: FlowControl,
     ) -> None:
         self._clock = clock
         self._admitter = Admitter(database, clock, ledger, ticks)
         self._composing = Composing(database, clock, ledger, composer, ticks)
-        self._router = Router()
-        self._invoker = Invoker(
-            database,
-            clock,
-            ledger,
-            self._router,
-            Attempting(clock, str(database.url.render_as_string(hide_password=False)), effects_of),
-        )
+        self._flow = flow
+        self._router = Router(flow)
+        url = database.url.render_as_string(hide_password=False)
+        self._invoker = Invoker(database, clock, ledger, self._router, Attempting(clock, url, effects_of, flow))
         self._settler = Settler(database, clock, ledger, inbox, composer)
 
     def execute(
@@ -72,7 +70,7 @@ class Runner:
         gate: Gate | None = None,
     ) -> ExecutionResult:
         """Execute an invocation from plain code; waits for its end. Raises StorageError if the record cannot be kept."""
-        return bridge.run(_close_after(agent, self.run(invocation, spec, agent, run=run, checks=checks, gate=gate)))
+        return bridge.run(self._close_after(agent, self.run(invocation, spec, agent, run=run, checks=checks, gate=gate)))
 
     async def run(
         self,
@@ -134,12 +132,16 @@ class Runner:
             return await self._settler.succeed(work, outcome, last_attempt)
         return await self._settler.fail(work, outcome, last_attempt)
 
+    async def close(self) -> None:
+        """Give back what this event loop holds of limits; for who ends it."""
+        await self._flow.close()
 
-async def _close_after(agent: Agent, running: Coroutine[Any, Any, ExecutionResult]) -> ExecutionResult:
-    try:
-        return await running
-    finally:
-        await agent.close()
+    async def _close_after(self, agent: Agent, running: Coroutine[Any, Any, ExecutionResult]) -> ExecutionResult:
+        try:
+            return await running
+        finally:
+            await agent.close()
+            await self.close()
 
 
 async def _shielded(settling: Coroutine[Any, Any, object]) -> None:

@@ -7,11 +7,12 @@ from pydantic import JsonValue
 
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.errors import ErrorClass, Stage
-from agent_pipelines.core.event import Final
+from agent_pipelines.core.event import Final, Usage
 from agent_pipelines.core.execution import CheckResult, RunRef
 from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.execution.checks import Check
+from agent_pipelines.execution.permit import Permit
 from agent_pipelines.ledger.spans import Trace
 from agent_pipelines.ledger.stored import StoredExecution
 from agent_pipelines.runtimes.fleet import Agent, Place
@@ -64,6 +65,12 @@ class Work:
     """Of this run, the one that runs included."""
     interrupted: Operation[None] | None = None
     """Records the attempt that was running when the work was cancelled."""
+    permit: Permit | None = None
+    """Of the attempt that is made or about to be."""
+    usage: Usage | None = None
+    """What the last attempt used."""
+    queued: Microseconds = 0
+    """How long it has waited for permits; that counts for no limit of time."""
     _place: Place | None = None
 
     @property
@@ -83,4 +90,5 @@ class Work:
 
     def remaining(self, now: Microseconds) -> float:
         """What is left of the total time of the task, in seconds."""
-        return max(0.0, self.spec.timeout.total - (now - max(self.started_at, self.begins_at)) / 1_000_000)
+        spent = now - max(self.started_at, self.begins_at) - self.queued
+        return max(0.0, self.spec.timeout.total - spent / 1_000_000)

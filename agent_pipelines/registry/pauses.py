@@ -29,7 +29,8 @@ class Pauses:
         if not held:
             raise NotInState(f"task {spec.path} has no trigger that is on")
         wanted = [
-            Wanted(spec.key, trigger, "declared", "paused", spec.lane, spec.priority, spec.spec_hash, reason) for trigger in held
+            Wanted(spec.key, trigger, "declared", "paused", spec.lane, spec.precedence, spec.spec_hash, reason)
+            for trigger in held
         ]
         with self._database.transaction() as connection:
             self._triggers.put_many(connection, wanted, actor=actor)
@@ -49,7 +50,7 @@ class Pauses:
                     "declared",
                     "on" if switched_on.get(trigger_name(trigger), trigger.enabled) else "off",
                     spec.lane,
-                    spec.priority,
+                    spec.precedence,
                     spec.spec_hash,
                 )
                 for trigger in spec.triggers

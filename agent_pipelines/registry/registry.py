@@ -153,7 +153,7 @@ class Registry:
                 actor=actor,
                 inputs={"variables": dict(variables or {})},
                 lane=LANE,
-                priority=spec.priority,
+                priority=spec.precedence,
                 spec_hash=known.spec_hash,
             )
             self._note(connection, actor, "task.run", task, {"tick_id": tick.id, "version": known.version})
@@ -271,7 +271,7 @@ def _triggers_of(spec: TaskSpec, task: RegisteredTask) -> Sequence[Wanted]:
             source="registered",
             state=_state_of(trigger, task.state),
             lane=LANE,
-            priority=spec.priority,
+            priority=spec.precedence,
             spec_hash=task.spec_hash,
             reason=task.reason if trigger.enabled else None,
         )

@@ -25,6 +25,11 @@ class Agent:
         self.nodes = tuple(nodes)
 
     @property
+    def provider(self) -> str:
+        """Whose service the agent uses, for limits: the kind of its runtime."""
+        return self.nodes[0].runtime.kind
+
+    @property
     def capabilities(self) -> Capabilities:
         """What the runtime of this agent can do."""
         return self.nodes[0].runtime.capabilities

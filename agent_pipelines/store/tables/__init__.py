@@ -6,6 +6,7 @@ from agent_pipelines.store.tables.bursts import bursts, daemons
 from agent_pipelines.store.tables.effects import effects
 from agent_pipelines.store.tables.executions import attempts, events, execution_texts, executions, outbox, spans, task_specs
 from agent_pipelines.store.tables.human_tasks import human_tasks
+from agent_pipelines.store.tables.limits import flow_rates, flow_turn, limits, permit_demands, permit_holders, permits
 from agent_pipelines.store.tables.prompts import prompt_moves, prompt_versions
 from agent_pipelines.store.tables.registered import registered_task_versions, registered_tasks
 from agent_pipelines.store.tables.run_claims import run_claims, workers
@@ -22,10 +23,16 @@ __all__ = [
     "events",
     "execution_texts",
     "executions",
+    "flow_rates",
+    "flow_turn",
     "human_tasks",
     "inbox",
+    "limits",
     "metadata",
     "outbox",
+    "permit_demands",
+    "permit_holders",
+    "permits",
     "prompt_moves",
     "prompt_versions",
     "registered_task_versions",

@@ -1,0 +1,1 @@
+"""Flow control: limits, who holds permits of them, and how they are shared."""
