@@ -1,5 +1,6 @@
 """Opens the database and hands out the nouns."""
 
+from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 
 from agent_pipelines.context.composer import Composer
@@ -15,6 +16,8 @@ from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.execution.burst import BurstNouns
+from agent_pipelines.execution.continuations import Continuations
+from agent_pipelines.execution.poller import Poller
 from agent_pipelines.execution.runner import Runner
 from agent_pipelines.governance.audit import Audit
 from agent_pipelines.governance.human_tasks import HumanTasks
@@ -24,6 +27,7 @@ from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.registry.pauses import Pauses
 from agent_pipelines.registry.registered import RegisteredTasks
 from agent_pipelines.registry.registry import Registry
+from agent_pipelines.runtimes.fleet import Agent
 from agent_pipelines.store.database import Database
 from agent_pipelines.store.migration import migrate
 
@@ -113,7 +117,15 @@ class Hub:
 
     @cached_property
     def runner(self) -> Runner:
-        return Runner(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer)
+        return Runner(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer, self.human_tasks)
+
+    @cached_property
+    def continuations(self) -> Continuations:
+        return Continuations(self.clock, self.ledger, self.ticks)
+
+    def poller(self, agents: Mapping[str, Callable[[], Agent]]) -> Poller:
+        """Who looks after the executions that wait, for the agents that it can ask."""
+        return Poller(self.database, self.clock, self.ledger, self.human_tasks, self.continuations, agents)
 
     @cached_property
     def burst_nouns(self) -> BurstNouns:

@@ -1,6 +1,6 @@
 """Where an attempt is made."""
 
-from agent_pipelines.execution.work import Failure, Success, Work
+from agent_pipelines.execution.work import Failure, Success, Waiting, Work
 from agent_pipelines.runtimes.fleet import Place
 
 
@@ -11,8 +11,9 @@ class Router:
         """The place of the attempt that is to begin; may wait until there is one."""
         return Place(work.agent, work.agent.pick(work.tries))
 
-    async def leave(self, work: Work, outcome: Success | Failure | None) -> None:
-        """Give up the place of `work` after its attempt; an outcome of None means that it was cancelled or never made.
+    async def leave(self, work: Work, outcome: Success | Failure | Waiting | None) -> None:
+        """Give up the place of `work` after its attempt; an outcome of None means that it was cancelled or never
+        made, Waiting that its work goes on without a process.
 
         May be called again after that, without effect.
         """
