@@ -1,6 +1,6 @@
 """Opens the database and hands out the nouns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 
 from agent_pipelines.context.composer import Composer
@@ -17,8 +17,10 @@ from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.execution.burst import BurstNouns
+from agent_pipelines.execution.continuations import Continuations
 from agent_pipelines.execution.effects import Effects
 from agent_pipelines.execution.flow import FlowControl
+from agent_pipelines.execution.poller import Poller
 from agent_pipelines.execution.runner import Runner
 from agent_pipelines.flow.limits import Limits
 from agent_pipelines.flow.permits import Permits
@@ -30,6 +32,7 @@ from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.registry.pauses import Pauses
 from agent_pipelines.registry.registered import RegisteredTasks
 from agent_pipelines.registry.registry import Registry
+from agent_pipelines.runtimes.fleet import Agent
 from agent_pipelines.store.database import Database
 from agent_pipelines.store.migration import migrate
 
@@ -135,7 +138,25 @@ class Hub:
 
     @cached_property
     def runner(self) -> Runner:
-        return Runner(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer, self.effects_of, self.flow)
+        return Runner(
+            self.database,
+            self.clock,
+            self.ledger,
+            self.ticks,
+            self.inbox,
+            self.composer,
+            self.effects_of,
+            self.flow,
+            self.human_tasks,
+        )
+
+    @cached_property
+    def continuations(self) -> Continuations:
+        return Continuations(self.clock, self.ledger, self.ticks)
+
+    def poller(self, agents: Mapping[str, Callable[[], Agent]]) -> Poller:
+        """Who looks after the executions that wait, for the agents that it can ask."""
+        return Poller(self.database, self.clock, self.ledger, self.human_tasks, self.continuations, agents)
 
     @cached_property
     def burst_nouns(self) -> BurstNouns:

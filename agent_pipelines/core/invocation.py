@@ -4,7 +4,7 @@ import hashlib
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr
 
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.event import Checkpoint
@@ -29,6 +29,16 @@ class Message(BaseModel):
 
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+class Callback(BaseModel):
+    """Where the other side can say that work which was handed over has come to its end, and what it must show for that."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wait_id: str
+    path: str
+    token: SecretStr
 
 
 class Invocation(BaseModel):
@@ -68,6 +78,8 @@ class Invocation(BaseModel):
     output_schema: dict[str, JsonValue] | None = None
     deadline_at: Microseconds | None = None
     checkpoint: Checkpoint | None = None
+    callback: Callback | None = Field(default=None, exclude=True)
+    """Known to the runtime only, and never recorded."""
 
     @property
     def task_key(self) -> TaskKey:

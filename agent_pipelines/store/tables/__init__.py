@@ -13,6 +13,7 @@ from agent_pipelines.store.tables.run_claims import run_claims, workers
 from agent_pipelines.store.tables.sessions import session_turns, sessions, task_state
 from agent_pipelines.store.tables.ticks import inbox, ticks
 from agent_pipelines.store.tables.triggers import trigger_history, triggers
+from agent_pipelines.store.tables.waits import waits
 
 __all__ = [
     "attempts",
@@ -46,5 +47,6 @@ __all__ = [
     "ticks",
     "trigger_history",
     "triggers",
+    "waits",
     "workers",
 ]
