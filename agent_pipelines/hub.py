@@ -16,6 +16,7 @@ from agent_pipelines.engine.daemons import Daemons
 from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.triggers import Triggers
+from agent_pipelines.execution.answers import Answers
 from agent_pipelines.execution.burst import BurstNouns
 from agent_pipelines.execution.continuations import Continuations
 from agent_pipelines.execution.effects import Effects
@@ -55,6 +56,10 @@ class Hub:
     @cached_property
     def ledger(self) -> Ledger:
         return Ledger.of(self.clock)
+
+    @cached_property
+    def answers(self) -> Answers:
+        return Answers(self.human_tasks, self.ledger.effects)
 
     def effects_of(self, whom: Acting, *, run_is_over: Callable[[str], bool] | None = None) -> Effects:
         """The effects of an execution or of a step."""

@@ -92,9 +92,7 @@ def answer(
             raise BadInput(f"--data is not JSON: {error}") from None
     found = _find(deployment, id)
     with deployment.hub.database.transaction() as connection:
-        done = deployment.hub.human_tasks.answer(
-            connection, found.id, answer, actor=deployment.actor, data=brought, comment=comment
-        )
+        done = deployment.hub.answers.answer(connection, found.id, answer, actor=deployment.actor, data=brought, comment=comment)
     _print(done, as_json)
 
 

@@ -77,7 +77,9 @@ def reconciler_sensor(*, hub_of: HubOf = hub_of) -> dg.SensorDefinition:
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         instance = instance_of(context)
         hub = hub_of(instance)
-        done = Reconciler(hub.database, hub.ticks, hub.daemons, hub.executions, DagsterGateway(instance), hub.clock).reconcile()
+        done = Reconciler(
+            hub.database, hub.ticks, hub.daemons, hub.executions, DagsterGateway(instance), hub.clock, hub.continuations
+        ).reconcile()
         for line in done:
             context.log.warning(line)
         return dg.SkipReason("; ".join(done) or "nothing was left open")

@@ -82,6 +82,19 @@ class RetrySpec(_Part):
         default=False,
         description="Whether repeating a request whose outcome is unknown does no harm (`unknown_outcome`, `timeout`).",
     )
+    resumes: int | None = Field(
+        default=None,
+        ge=0,
+        description="How often an execution whose process was lost goes on by itself, from its last boundary: what has a receipt "
+        "is not repeated, all else may be. By default 3 times if its agent had not been asked, otherwise only if it is "
+        "`idempotent`, as often as `max_attempts`.",
+    )
+
+    def resumptions(self, *, at_work: bool) -> int:
+        """How often an execution goes on by itself that was lost, while its agent was at work or before."""
+        if self.resumes is not None:
+            return self.resumes
+        return (self.max_attempts if self.idempotent else 0) if at_work else 3
 
 
 class TimeoutSpec(_Part):

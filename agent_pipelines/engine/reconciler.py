@@ -60,13 +60,20 @@ class AdmittedExecutions(Protocol):
     def close_lost(self, connection: sa.Connection, execution_id: str, message: str) -> bool: ...
 
 
+class Continuing(Protocol):
+    """Who asks for the runs that go on with what waits."""
+
+    def look(self, connection: sa.Connection) -> int: ...
+
+
 class Reconciler:
     """Compares the record with Dagster's runs, and closes what nobody will close any more.
 
     - A tick whose run was requested but never came, or ended before it admitted an execution: `launch_failed`.
       Ticks of bursts wait for as long as it takes; those of a burst that is gone are given back by who keeps the bursts. So do
       ticks that are queued behind others, and all that wait for their runs while a daemon of ours is there to launch them.
-    - An execution that is still running in the record while its run has ended or is gone: failed.
+    - An execution that is still running in the record while its run has ended or is gone: failed, unless it may go on by
+      itself; then a run is asked for that does.
 
     It may run anywhere and several at a time: each closing is one transaction that looks again.
     """
@@ -79,6 +86,7 @@ class Reconciler:
         executions: AdmittedExecutions,
         runs: Runs,
         clock: Clock,
+        continuing: Continuing,
         *,
         patience: float = PATIENCE,
         grace: float = GRACE,
@@ -89,12 +97,16 @@ class Reconciler:
         self._executions = executions
         self._runs = runs
         self._clock = clock
+        self._continuing = continuing
         self._patience = patience
         self._grace = grace
 
     def reconcile(self) -> list[str]:
         """Close what can be closed; returns what was done, a line each."""
-        return [*self._close_ticks(), *self._close_executions()]
+        done = [*self._close_ticks(), *self._close_executions()]
+        with self._database.transaction() as connection:
+            self._continuing.look(connection)
+        return done
 
     def _close_ticks(self) -> list[str]:
         with self._database.reading() as connection:

@@ -41,6 +41,8 @@ class Arrived(BaseModel):
 
     events: tuple[AgentEvent, ...] = ()
     failed: Failed | None = None
+    is_known: bool = False
+    """Whether what was unknown has been found out, so that the agent may be asked again."""
 
     @classmethod
     def of(cls, progress: Finished | RuntimeFailure) -> "Arrived":
@@ -67,6 +69,9 @@ class Arrived(BaseModel):
     def of_answer(cls, task: HumanTask, draft: JsonValue) -> "Arrived":
         """What people have decided: the draft, what they made of it, a refusal, or the answer itself."""
         assert task.answer is not None
+        if task.subject == "effect":
+            words = f"nobody knew whether an effect had happened, until {task.answered_by} answered: {task.answer}"
+            return cls(failed=Failed(error_class=ErrorClass.UNKNOWN_OUTCOME, message=words), is_known=True)
         if draft is None:
             return cls(events=(_final(task.answer if task.answer_data is None else task.answer_data, task.answer),))
         if task.answer == REJECT:

@@ -15,7 +15,7 @@ from agent_pipelines.core.errors import ErrorClass, RuntimeFailure, Stage, Stora
 from agent_pipelines.core.event import Checkpoint
 from agent_pipelines.execution.arrived import Arrived, wait_here
 from agent_pipelines.execution.checks import run_checks
-from agent_pipelines.execution.effects import Effects, acting_with
+from agent_pipelines.execution.effects import Effects, acting_with, human_task_of
 from agent_pipelines.execution.flow import FlowControl
 from agent_pipelines.execution.output import read_output
 from agent_pipelines.execution.recorder import Recorder
@@ -58,6 +58,8 @@ class Attempting:
             return Failure(ErrorClass.TIMEOUT, Stage.INVOKE, f"ended after {limit:.3g} s, the limit of {which}")
         except RuntimeFailure as failure:
             await recorder.finish()
+            if work.can_wait and (human_task_id := human_task_of(failure)) is not None:
+                return Waiting(human_task_id=human_task_id)
             # The stream has ended and not the work: what became of it can be asked for.
             if recorder.poll_after is None or failure.error_class not in _BROKEN_OFF:
                 return Failure(failure.error_class, Stage.INVOKE, failure.message, failure.status, failure.retry_after)
@@ -80,7 +82,8 @@ class Attempting:
                     await recorder.record(event)
         except RuntimeFailure as failure:
             await recorder.finish()
-            return Failure(failure.error_class, Stage.INVOKE, failure.message, failure.status, failure.retry_after)
+            why = (failure.error_class, Stage.INVOKE, failure.message, failure.status, failure.retry_after)
+            return Failure(*why, may_repeat=arrived.is_known)
         await recorder.finish()
         return await self._judge(work, recorder)
 

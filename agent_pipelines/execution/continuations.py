@@ -16,6 +16,7 @@ from agent_pipelines.ledger.waits import StoredWait
 from agent_pipelines.store.database import Connection
 
 _LOOK_AFTER = 30_000_000  # microseconds after which it is seen to that a run that was asked for has come
+_LEASE = 30.0  # seconds
 _LAUNCH_AGAIN = 60_000_000  # microseconds before another run is asked for after one could not be launched
 
 
@@ -26,6 +27,13 @@ class Continuations:
     clock: Clock
     ledger: Ledger
     ticks: Ticks
+
+    def look(self, connection: Connection) -> int:
+        """See to it that runs go on with what has arrived; returns how many waits were looked at."""
+        taken = self.ledger.executions.waits.take(connection, agents=(), lease=_LEASE, arrived_only=True)
+        for wait in taken:
+            self.request(connection, wait)
+        return len(taken)
 
     def request(self, connection: Connection, wait: StoredWait) -> None:
         """See to it that a run goes on with a wait whose outcome has arrived; `wait` was taken."""

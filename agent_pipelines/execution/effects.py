@@ -46,6 +46,15 @@ _LOOK = 0.25  # seconds between two looks at an effect that another run is at
 Result = TypeVar("Result")
 
 
+_ASKS = "human_task:"
+
+
+def human_task_of(failure: RuntimeFailure) -> str | None:
+    """The human task that asks about what has failed; an EffectUnknown of a child process is told by its code."""
+    code = failure.code or ""
+    return code.removeprefix(_ASKS) if code.startswith(_ASKS) else None
+
+
 class EffectUnknown(RuntimeFailure):
     """Nobody knows whether an effect has happened, and only a person can find out: names the human task that asks."""
 
@@ -53,6 +62,7 @@ class EffectUnknown(RuntimeFailure):
         super().__init__(
             ErrorClass.UNKNOWN_OUTCOME,
             f"nobody knows whether {effect.name} has happened ({effect.error}); human task {human_task_id} asks",
+            code=f"{_ASKS}{human_task_id}",
         )
         self.effect_id = effect.id
         self.human_task_id = human_task_id

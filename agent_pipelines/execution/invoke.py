@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import SecretStr
 
 from agent_pipelines.core.clock import Clock, Microseconds
-from agent_pipelines.core.event import Handle
+from agent_pipelines.core.event import Handle, Question
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.invocation import Callback
 from agent_pipelines.core.secrets import redactor
@@ -122,21 +122,13 @@ class Invoker:
         wait_id = new_id()
 
         def record(connection: Connection) -> None:
-            if question is None:
+            human_task_id = waiting.human_task_id
+            if question is not None:
+                human_task_id = self._ask(connection, work, question)
+            if human_task_id is None:
                 waits.let_go(connection, work.stored.id, spent=recorder.usage, model=recorder.model)
                 return
             waits.settle(connection, work.stored.id)
-            asked = self.human_tasks.open(
-                connection,
-                work.stored.task_key,
-                subject="question" if question.draft is None else "approval",
-                subject_id=f"{work.stored.id}:{work.attempt}",
-                question=question.text,
-                options=answers_to(question.options, question.draft),
-                context=question.context if question.draft is None else {**question.context, "draft": question.draft},
-                execution_id=work.stored.id,
-                opened_by=f"agent:{work.place.agent.name}",
-            )
             waits.ask(
                 connection,
                 wait_id,
@@ -145,15 +137,28 @@ class Invoker:
                 tries=work.tries,
                 agent=work.place.agent.name,
                 node=work.place.node.name,
-                human_task_id=asked.id,
+                human_task_id=human_task_id,
                 began_at=started_at,
                 deadline_at=self._deadline(work),
-                draft=question.draft,
+                draft=None if question is None else question.draft,
                 spent=recorder.usage,
                 model=recorder.model,
             )
 
         return record
+
+    def _ask(self, connection: Connection, work: Work, question: Question) -> str:
+        return self.human_tasks.open(
+            connection,
+            work.stored.task_key,
+            subject="question" if question.draft is None else "approval",
+            subject_id=f"{work.stored.id}:{work.attempt}",
+            question=question.text,
+            options=answers_to(question.options, question.draft),
+            context=question.context if question.draft is None else {**question.context, "draft": question.draft},
+            execution_id=work.stored.id,
+            opened_by=f"agent:{work.place.agent.name}",
+        ).id
 
     def _deadline(self, work: Work) -> Microseconds:
         now = self.clock.now()
@@ -170,6 +175,8 @@ class Invoker:
         )
 
     def _decide(self, work: Work, failure: Failure) -> Decision:
+        if failure.may_repeat:
+            return Decision(0.0, f"repeated: {failure.message}")
         capabilities = work.place.agent.capabilities
         return decide(
             work.spec.retry,

@@ -30,6 +30,8 @@ class Failure:
     status: int | None = None
     retry_after: float | None = None
     checks: tuple[CheckResult, ...] = ()
+    may_repeat: bool = False
+    """Whether it is known by now that asking the agent again does no harm."""
 
     @property
     def error(self) -> tuple[ErrorClass, Stage, str]:
@@ -52,6 +54,8 @@ class Waiting:
     """An attempt that goes on without a process: at the agent by its handle, or with people by a question."""
 
     question: Question | None = None
+    human_task_id: str | None = None
+    """The question that is asked already; with its answer the agent is asked again."""
 
 
 @dataclass

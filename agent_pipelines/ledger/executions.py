@@ -18,6 +18,7 @@ from agent_pipelines.core.task import TaskKey
 from agent_pipelines.ledger import search
 from agent_pipelines.ledger.attempts import OF, SPENT, Attempts
 from agent_pipelines.ledger.recordable import error_columns, recordable, recordable_text
+from agent_pipelines.ledger.specs import TaskSpecs
 from agent_pipelines.ledger.stored import StoredExecution
 from agent_pipelines.ledger.waits import StoredWait, Waits
 from agent_pipelines.store.conditions import equal, within
@@ -93,6 +94,7 @@ class Executions:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._specs = TaskSpecs(clock)
         self.attempts = Attempts(clock)
         self.waits = Waits(clock)
 
@@ -152,6 +154,9 @@ class Executions:
                 # The agent is at work on it: nobody asks it again before that has come to its end.
                 standing = same if same.status is Status.WAITING else self._wait_again(connection, same.id)
                 return Admission("finished" if ours or run.resumes else "duplicate", standing)
+            if wait is not None and wait.kind == "lost":
+                self.waits.settle(connection, same.id)
+                wait = None
             try:
                 with connection.begin_nested():
                     return Admission("resumed", self._resume(connection, same, run, wait), wait)
@@ -233,8 +238,9 @@ class Executions:
     def close_lost(self, connection: sa.Connection, execution_id: str, message: str) -> bool:
         """Close an execution whose process is gone; False if it has ended meanwhile, or waits.
 
-        One whose work goes on elsewhere by its handle, or has come to its end there, is not lost: it waits again.
-        If an agent was at work, nobody knows what it has done: the error's class is `unknown_outcome`, else `internal`.
+        One whose work goes on elsewhere by its handle, or has come to its end there, is not lost: it waits again. So does one
+        that its task lets go on by itself, for the run that does. If an agent was at work, nobody knows what it has done: the
+        error's class is `unknown_outcome`, else `internal`.
         """
         stored = self._first(connection, executions.c.id == execution_id, lock=True)
         if stored is None or stored.status is not Status.RUNNING:
@@ -243,6 +249,8 @@ class Executions:
             self._wait_again(connection, execution_id)
             return False
         at_work = self.attempts.lose(connection, execution_id) > 0
+        if self._goes_on(connection, stored, at_work):
+            return False
         error_class = ErrorClass.UNKNOWN_OUTCOME if at_work else ErrorClass.INTERNAL
         self.close(connection, execution_id, Status.FAILED, error=(error_class, Stage.INVOKE, message))
         return True
@@ -446,6 +454,16 @@ class Executions:
         if row is None:
             raise IllegalTransition(f"execution {execution_id} cannot become {values.get('status')}: it is not running here")
         return StoredExecution.model_validate(row)
+
+    def _goes_on(self, connection: sa.Connection, stored: StoredExecution, at_work: bool) -> bool:
+        """Have a lost execution go on by itself if its task says so; one that is a part of a run goes on with that run only."""
+        spec = self._specs.get(connection, stored.spec_hash)
+        if spec is None or stored.item is not None or stored.resumptions >= spec.retry.resumptions(at_work=at_work):
+            return False
+        deadline_at = self._clock.now() + round(spec.timeout.total * 1_000_000)
+        self.waits.lose(connection, new_id(), stored.id, attempt=stored.attempts, deadline_at=deadline_at)
+        self._update(connection, _CHANGE_RETURNING, stored.id, status=str(Status.WAITING))
+        return True
 
     def _wait_again(self, connection: sa.Connection, execution_id: str) -> StoredExecution:
         self.waits.wait_again(connection, execution_id)

@@ -30,7 +30,7 @@ class StoredWait(BaseModel):
     execution_id: str
     attempt: int
     tries: int
-    kind: Literal["remote", "human"]
+    kind: Literal["remote", "human", "lost"]
     state: State
     agent: str
     node: str
@@ -132,6 +132,19 @@ class Waits:
         }
         connection.execute(waits.insert().values(**row))
 
+    def lose(self, connection: sa.Connection, id: str, execution_id: str, *, attempt: int, deadline_at: Microseconds) -> None:
+        """An execution whose process was lost waits for nothing but the run that goes on with it."""
+        now = self._clock.now()
+        row: dict[str, Any] = self._row(id, execution_id, attempt, 1, "", "", now, deadline_at) | {
+            "kind": "lost",
+            "state": "arrived",
+            "poll_after_us": 0,
+            "next_look_at": now,
+            "outcome": {},
+            "ended_at": now,
+        }
+        connection.execute(waits.insert().values(**row))
+
     def wait_again(self, connection: sa.Connection, execution_id: str) -> StoredWait | None:
         """After the loss of the process: what it held waits, what had arrived is continued anew; None if there is no wait."""
         wait = self.unsettled(connection, execution_id)
@@ -178,18 +191,27 @@ class Waits:
         return True
 
     def take(
-        self, connection: sa.Connection, *, agents: Collection[str], lease: float, limit: int = 1_000
+        self,
+        connection: sa.Connection,
+        *,
+        agents: Collection[str],
+        lease: float,
+        limit: int = 1_000,
+        arrived_only: bool = False,
     ) -> Sequence[StoredWait]:
         """Take what is to be looked at now, the longest due first, for `lease` seconds; nobody else is given it until then.
 
         Remote work only of these agents. A wait for people is due when they have answered, and at its deadline.
+        `arrived_only`: only what a run is to go on with.
         """
         now = self._clock.now()
         is_free = sa.or_(waits.c.lease_until.is_(None), waits.c.lease_until <= now)
         ours = sa.or_(waits.c.kind == "human", waits.c.agent.in_(agents), (waits.c.state == "arrived") & waits.c.cancel.is_(None))
+        if arrived_only:
+            ours = (waits.c.state == "arrived") & waits.c.cancel.is_(None)
         due = sa.select(waits.c.id).where(waits.c.next_look_at <= now, is_free, ours).order_by(waits.c.next_look_at).limit(limit)
         ids = list(connection.execute(due.with_for_update(skip_locked=True)).scalars())
-        if len(ids) < limit:
+        if len(ids) < limit and not arrived_only:
             answered = (
                 sa.select(waits.c.id)
                 .join(human_tasks, human_tasks.c.id == waits.c.human_task_id)

@@ -42,7 +42,7 @@ class HumanTaskOperations:
     def answer(self, call: Call) -> Answer:
         decision = call.read(Decision)
         with self._hub.database.transaction() as connection:
-            done = self._hub.human_tasks.answer(
+            done = self._hub.answers.answer(
                 connection,
                 self._found(connection, call).id,
                 decision.answer,

@@ -22,7 +22,7 @@ from agent_pipelines.store.migration import migrate
 from agent_pipelines_tests.components.triggering import BoardLoop, Deployment, Scripted, SensorLoop, instant, spec
 from agent_pipelines_tests.conftest import create_postgres_database
 
-REPORT = spec("report", triggers=[{"kind": "cron", "cron": "0 6 * * *"}])
+REPORT = spec("report", triggers=[{"kind": "cron", "cron": "0 6 * * *"}], retry={"resumes": 0})
 
 
 @pytest.fixture(scope="module")
@@ -476,7 +476,7 @@ class _Runs:
 def _reconcile_after(night: Night, minutes: float) -> None:
     hub = night.deployment.hub
     night.deployment.clock.time += round(minutes * 60_000_000)
-    Reconciler(hub.database, hub.ticks, hub.daemons, hub.executions, _Runs(), hub.clock).reconcile()
+    Reconciler(hub.database, hub.ticks, hub.daemons, hub.executions, _Runs(), hub.clock, hub.continuations).reconcile()
 
 
 def _resume_and_die(night: Night, repair: Launch) -> None:

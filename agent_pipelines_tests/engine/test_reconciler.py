@@ -13,7 +13,7 @@ from agent_pipelines.engine.tick import REPAIR, NewTick, Tick
 from agent_pipelines.hub import Hub
 from agent_pipelines.store.database import Database
 
-TASK = TaskSpec(name="report", application="app", intent="Report", agent="writer", prompt="Write")
+TASK = TaskSpec(name="report", application="app", intent="Report", agent="writer", prompt="Write", retry={"resumes": 0})  # type: ignore[arg-type]
 MINUTE = 60_000_000
 
 
@@ -53,7 +53,9 @@ class World:
     def reconcile(self, *, after_minutes: float = 0) -> list[str]:
         self.clock.time += round(after_minutes * MINUTE)
         hub = self.hub
-        return Reconciler(hub.database, hub.ticks, hub.daemons, hub.executions, self.runs, self.clock).reconcile()
+        return Reconciler(
+            hub.database, hub.ticks, hub.daemons, hub.executions, self.runs, self.clock, hub.continuations
+        ).reconcile()
 
     def claim(self, occurrence: str, *, trigger: str = "cron", begins_at: int | None = None, **inputs: object) -> Tick:
         with self.hub.database.transaction() as connection:

@@ -4,8 +4,8 @@ import sqlalchemy as sa
 
 from agent_pipelines.store.tables.base import Instant, Json, metadata, one_of
 
-KINDS = ("remote", "human")
-"""What a wait can be for."""
+KINDS = ("remote", "human", "lost")
+"""What a wait can be for: work elsewhere, people, or nothing but the run that goes on with what was lost."""
 
 STATES = ("held", "waiting", "arrived", "settled")
 """How a wait goes: a process holds it, nobody does, its outcome has arrived, its attempt has ended."""

@@ -106,7 +106,7 @@ def _waits() -> None:
         sa.Column("cancel", sa.Text()),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_waits")),
         sa.ForeignKeyConstraint(["execution_id"], ["executions.id"], name=op.f("fk_waits_execution_id"), ondelete="CASCADE"),
-        sa.CheckConstraint("kind IN ('remote', 'human')", name=op.f("ck_waits_kind")),
+        sa.CheckConstraint("kind IN ('remote', 'human', 'lost')", name=op.f("ck_waits_kind")),
         sa.CheckConstraint("state IN ('held', 'waiting', 'arrived', 'settled')", name=op.f("ck_waits_state")),
         sa.CheckConstraint("cancel IS NULL OR cancel IN ('asked', 'done', 'failed')", name=op.f("ck_waits_cancel")),
         sa.CheckConstraint(
