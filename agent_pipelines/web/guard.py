@@ -1,5 +1,6 @@
 """Nobody gets in without the token."""
 
+import re
 from collections.abc import Collection
 from http import HTTPStatus
 
@@ -11,12 +12,14 @@ from agent_pipelines.web.token import ApiToken
 
 
 class Guard:
-    """Answers 401 to every request without the token, whatever it asks for; only `open_paths` need none."""
+    """Answers 401 to every request without the token, whatever it asks for; only `open_paths` need none, whose parts in
+    braces may be anything."""
 
     def __init__(self, app: ASGIApp, token: ApiToken, open_paths: Collection[str]) -> None:
         self._app = app
         self._token = token
-        self._open_paths = open_paths
+        patterns = [re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)) for path in open_paths]
+        self._open_paths = re.compile("|".join(patterns) or r"(?!)")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -34,4 +37,4 @@ class Guard:
 
     def _lets_in(self, scope: Scope) -> bool:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        return path in self._open_paths or self._token.is_in(Headers(scope=scope).get("authorization"))
+        return self._open_paths.fullmatch(path) is not None or self._token.is_in(Headers(scope=scope).get("authorization"))
