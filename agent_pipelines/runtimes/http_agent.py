@@ -62,9 +62,7 @@ class HttpAgentConfig(HttpConfig):
     With `handle` and `poll` the work goes on there after the first answer, and is asked after. Paths are keys joined by dots.
     """
 
-    start: Call = Field(
-        description="The request that begins the work.", examples=[{"path": "/runs", "body": {"input": "{prompt}"}}]
-    )
+    start: Call = Field(description="The request that begins the work.", examples=[{"path": "/runs", "body": {"q": "{prompt}"}}])
     result: Fields = Field(description="Where the parts of the result are in an answer.", examples=[{"text": "output.text"}])
     handle: str | None = Field(default=None, description="Path of the handle in the answer to `start`.", examples=["id"])
     status: str | None = Field(default=None, description="Path of the word that says how the work stands.", examples=["status"])
@@ -73,9 +71,7 @@ class HttpAgentConfig(HttpConfig):
     failed: dict[str, ErrorClass] = Field(
         default_factory=dict, description="Words of failure, and the class of each.", examples=[{"failed": "agent"}]
     )
-    poll: Call | None = Field(
-        default=None, description="The request that asks about one work.", examples=[{"path": "/runs/{handle}"}]
-    )
+    poll: Call | None = Field(default=None, description="Asks about one work.", examples=[{"path": "/runs/{handle}"}])
     poll_many: PollMany | None = Field(default=None, description="The request that asks about many at once, where there is one.")
     poll_batch: int = Field(default=100, ge=1, description="Works that `poll_many` may ask about at once.")
     poll_after: Duration = Field(default=Duration(5), description="Time before the first question; later ones are rarer.")
@@ -84,7 +80,7 @@ class HttpAgentConfig(HttpConfig):
     )
     idempotency_header: str | None = Field(
         default=None,
-        description="Header for the idempotency key, if the other side acts once on it.",
+        description="Header for the key, if the other side acts once on it.",
         examples=["Idempotency-Key"],
     )
     callback_base_url: str | None = Field(
@@ -129,7 +125,7 @@ class HttpAgentRuntime(Runtime[HttpAgentConfig]):
         super().__init__(config)
         hands_over = config.handle is not None
         self.capabilities = Capabilities(
-            keeps_sessions=config.result.session_id is not None,
+            keeps_sessions=config.result.session_id is not None and "remote_session_id" in config.start.placeholders(),
             reports_usage=any(name.endswith("tokens") for name in config.result.declared),
             honours_idempotency_key=config.idempotency_header is not None,
             cancels=not hands_over or config.cancel is not None,
@@ -260,7 +256,7 @@ def progress_of(config: HttpAgentConfig, answer: JsonValue, asked: float | None 
     if usage is not None:
         events.append(UsageReport(usage=usage, model=None if model is None else _text(model)))
     named = {name: value for name in ("finish_reason", "model", "session_id") if (value := result.of(answer, name)) is not None}
-    final = Final(text=said, output=output, **{name: _text(value) for name, value in named.items()})
+    final = Final.model_validate({"text": said, "output": output, **{name: _text(value) for name, value in named.items()}})
     return Finished([*events, final])
 
 
