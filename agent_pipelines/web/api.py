@@ -52,7 +52,7 @@ def build_api(hub: Hub, token: ApiToken, declared: Callable[[], Declared], look:
     offered = operations(hub, declared, look)
     return Starlette(
         routes=[Route(each.path, _endpoint(each), methods=[each.method]) for each in offered],
-        middleware=[Middleware(Guard, token=token, open_paths={each.path for each in offered if each.is_open})],
+        middleware=[Middleware(Guard, token=token, open_calls={(each.method, each.path) for each in offered if each.is_open})],
         exception_handlers={HTTPException: _refuse},
     )
 
