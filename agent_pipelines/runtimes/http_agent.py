@@ -119,7 +119,14 @@ class HttpAgentRuntime(Runtime[HttpAgentConfig]):
 
     kind = "http"
     config_type = HttpAgentConfig
-    capabilities = Capabilities(cancels=True, reports_usage=True)
+    capabilities = Capabilities(
+        keeps_sessions=True,
+        reports_usage=True,
+        honours_idempotency_key=True,
+        cancels=True,
+        structured_output=True,
+        hands_over=True,
+    )
 
     def __init__(self, config: HttpAgentConfig, client: httpx.AsyncClient | None = None) -> None:
         super().__init__(config)
