@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,7 @@ from agent_pipelines.components.agent import Agent
 from agent_pipelines.components.consistency import duplicates, problems_between, problems_within
 from agent_pipelines.components.declared import declared_by
 from agent_pipelines.components.lane import lane_definitions
-from agent_pipelines.components.resource import agent_of_key
+from agent_pipelines.components.resource import AgentResource, agent_of_key
 from agent_pipelines.components.retention import retention_job, retention_schedule
 from agent_pipelines.components.sensors import reconciler_sensor
 from agent_pipelines.components.task import AgentTask
@@ -25,6 +25,7 @@ from agent_pipelines.core.problems import refuse
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.engine.burst_settings import BurstSettings
 from agent_pipelines.engine.project_tree import ProjectTree
+from agent_pipelines.runtimes.fleet import Agent as RuntimeAgent
 
 
 def definitions(path: Path | str, *, kept_days: int | None = None, bursts: BurstSettings | None = None) -> dg.Definitions:
@@ -84,6 +85,25 @@ def declared(path: Path | str) -> Declared:
         refuse([*broken_tasks, *broken_agents])
         loaded = tree.build_all()
         return declared_by(tasks, agents, further_agents=_agents_in(loaded), assets=_assets_in(loaded, tasks))
+
+
+def declared_agents(path: Path | str) -> Mapping[str, Callable[[], RuntimeAgent]]:
+    """What makes each agent that the dg project of a path declares, by its name, for use outside of Dagster's runs.
+
+    Raises DefinitionError, as `declared_tasks`.
+    """
+    with _loading(path):
+        tree = ProjectTree.for_project(Path(path))
+        tasks, broken_tasks = _declared(tree, AgentTask)
+        agents, broken_agents = _declared(tree, Agent)
+        refuse([*broken_tasks, *broken_agents])
+        own = [task.own_agent for task in tasks if task.own_agent is not None]
+        found = {agent.name: agent.resource().create for agent in (*agents, *own)}
+        for key, resource in (tree.build_all().resources or {}).items():
+            name = agent_of_key(key)
+            if name is not None and isinstance(resource, AgentResource):
+                found.setdefault(name, resource.create)
+        return found
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import JsonValue
 from rich.text import Text
 from rich.tree import Tree
 
@@ -19,6 +20,7 @@ from agent_pipelines.core.invocation import Origin
 if TYPE_CHECKING:
     from agent_pipelines.ledger.spans import Span
     from agent_pipelines.ledger.stored import StoredAttempt, StoredExecution
+    from agent_pipelines.ledger.waits import StoredWait
 
 app = typer.Typer(help="What agents have done.", no_args_is_help=True)
 
@@ -97,9 +99,11 @@ def show(context: typer.Context, id: Id, as_json: AsJson = False) -> None:
     execution = _find(deployment, id)
     with deployment.hub.database.reading() as connection:
         attempts = deployment.hub.executions.attempts.of(connection, execution.id)
+        waits = deployment.hub.executions.waits.of(connection, execution.id)
     if as_json:
         whole = render.record(execution, **_computed(execution))
-        render.document({"execution": whole, "attempts": [_attempt(attempt) for attempt in attempts]})
+        told = [wait.told() for wait in waits]
+        render.document({"execution": whole, "attempts": [_attempt(attempt) for attempt in attempts], "waits": told})
         return
     _show_record(execution)
     render.heading("attempts")
@@ -122,6 +126,9 @@ def show(context: typer.Context, id: Id, as_json: AsJson = False) -> None:
         ],
         empty="none",
     )
+    if waits:
+        render.heading("waits")
+        _show_waits(waits)
     for message in execution.invocation.messages:
         render.heading(f"given: {message.role}")
         render.text(message.content)
@@ -207,6 +214,25 @@ def spans(context: typer.Context, id: Id, as_json: AsJson = False) -> None:
             render.tree(root)
 
 
+@app.command()
+def cancel(context: typer.Context, id: Id, as_json: AsJson = False) -> None:
+    """End an execution that waits, here and at its agent; one that runs is ended by ending its Dagster run."""
+    deployment = Deployment.of(context)
+    hub, execution = deployment.hub, _find(deployment, id)
+    with hub.database.transaction() as connection:
+        now = hub.executions.get(connection, execution.id) or execution
+        reason = f"cancelled by {deployment.actor}"
+        if now.status is not Status.WAITING or not hub.executions.cancel(connection, execution.id, reason):
+            raise BadInput(f"execution {execution.id} is {now.status}; only one that waits is cancelled so")
+        details: dict[str, JsonValue] = {"execution": execution.id}
+        hub.audit.record(connection, actor=deployment.actor, action="execution.cancel", object=now.path, details=details)
+        ended = hub.executions.get(connection, execution.id) or now
+    if as_json:
+        render.document({"execution": render.record(ended, **_computed(ended))})
+    else:
+        render.text(f"{execution.id} {ended.status}")
+
+
 def _find(deployment: Deployment, prefix: str) -> "StoredExecution":
     with deployment.hub.database.reading() as connection:
         found = deployment.hub.executions.find(connection, prefix)
@@ -232,6 +258,28 @@ def _attempt(attempt: "StoredAttempt") -> dict[str, Any]:
 
 def _took(attempt: "StoredAttempt") -> float | None:
     return None if attempt.finished_at is None else (attempt.finished_at - attempt.started_at) / 1_000_000
+
+
+def _show_waits(waits: "Sequence[StoredWait]") -> None:
+    render.table(
+        ("attempt", "for", "state", "since", "next look", "until", "looks", "failures", "cancel call", "last error"),
+        [
+            (
+                wait.attempt,
+                f"human task {wait.human_task_id}" if wait.handle is None else f"{wait.agent}, handle {wait.handle}",
+                wait.state,
+                render.instant(wait.opened_at),
+                render.instant(wait.next_look_at),
+                render.instant(wait.deadline_at),
+                wait.looks,
+                wait.failures,
+                wait.cancel,
+                wait.last_error,
+            )
+            for wait in waits
+        ],
+        empty="none",
+    )
 
 
 def _show_record(execution: "StoredExecution") -> None:

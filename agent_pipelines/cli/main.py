@@ -23,6 +23,7 @@ from agent_pipelines.cli.daemon import daemon
 from agent_pipelines.cli.deployment import Deployment
 from agent_pipelines.cli.init import init
 from agent_pipelines.cli.migrate import migrate
+from agent_pipelines.cli.poller import poller
 from agent_pipelines.cli.problems import Commands
 from agent_pipelines.cli.status import status
 from agent_pipelines.cli.up import up
@@ -44,6 +45,7 @@ app.add_typer(tick.app, name="ticks", hidden=True)
 app.command()(init)
 app.command()(migrate)
 app.command()(daemon)
+app.command()(poller)
 app.command()(web)
 app.command()(worker)
 app.command()(up)

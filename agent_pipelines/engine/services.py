@@ -1,4 +1,4 @@
-"""The processes of one deployment on one machine: code servers, web server and daemon, each started again when it dies.
+"""The processes of one deployment on one machine: code servers, web server, daemon and poller, each started again when it dies.
 
     python -m agent_pipelines.engine.services --host 127.0.0.1 --port 3000 [--workspace FILE]
 
@@ -116,7 +116,11 @@ def _answers(path: str) -> bool:
 def _users_of(workspace: Path, host: str, port: int) -> list[Service]:
     ours = [sys.executable, "-m", "agent_pipelines.cli.main"]
     web = [*ours, "web", "--host", host, "--port", str(port), "--workspace", str(workspace)]
-    return [Service("web server", web), Service("daemon", [*ours, "daemon", "--workspace", str(workspace)])]
+    return [
+        Service("web server", web),
+        Service("daemon", [*ours, "daemon", "--workspace", str(workspace)]),
+        Service("poller", [*ours, "poller"]),
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -43,7 +43,7 @@ def prepare_home(project: Path, home: Path) -> Path:
 
 
 class Stack:
-    """Code servers, web server and daemon of a project, in a process group of their own, so that stopping leaves no orphan."""
+    """Code servers, web server, daemon and poller of a project, in a process group of their own: stopping leaves no orphan."""
 
     def __init__(
         self,

@@ -10,9 +10,12 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.event import Usage
+from agent_pipelines.core.plain import record
 from agent_pipelines.ledger.recordable import recordable, recordable_text
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import human_tasks, waits
+
+_NOT_TOLD = frozenset({"draft", "fence", "outcome", "spent", "tries", "model"})
 
 State = Literal["held", "waiting", "arrived", "settled"]
 
@@ -53,6 +56,10 @@ class StoredWait(BaseModel):
     ended_at: Microseconds | None
     continuations: int
     cancel: Literal["asked", "done", "failed"] | None
+
+    def told(self) -> dict[str, JsonValue]:
+        """What is shown of it, without what stands in the execution's journal and what only pollers need."""
+        return {name: value for name, value in record(self).items() if name not in _NOT_TOLD}
 
 
 class Waits:

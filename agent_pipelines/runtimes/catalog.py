@@ -14,6 +14,7 @@ _ADAPTERS = {
     "anthropic": "agent_pipelines.runtimes.anthropic:AnthropicRuntime",
     "command": "agent_pipelines.runtimes.command:CommandRuntime",
     "fake": "agent_pipelines.runtimes.fake:FakeRuntime",
+    "http": "agent_pipelines.runtimes.http_agent:HttpAgentRuntime",
     "openai": "agent_pipelines.runtimes.openai:OpenAIRuntime",
     "python": "agent_pipelines.runtimes.python:PythonRuntime",
 }

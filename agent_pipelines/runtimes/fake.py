@@ -56,14 +56,14 @@ class FakeRuntime(Runtime[FakeConfig]):
 
     kind = "fake"
     config_type = FakeConfig
-    capabilities = Capabilities(streams=True, reports_usage=True, cancels=True, structured_output=True)
+    capabilities = Capabilities(streams=True, reports_usage=True, cancels=True, structured_output=True, hands_over=True)
 
     def __init__(
         self, config: FakeConfig | None = None, *, script: Sequence[Step | Sequence[Step]] = (), clock: Clock | None = None
     ) -> None:
         super().__init__(config or FakeConfig())
-        if self.config.works_for is not None:
-            self.capabilities = self.capabilities.model_copy(update={"hands_over": True})
+        hands_over = self.config.works_for is not None
+        self.capabilities = type(self).capabilities.model_copy(update={"hands_over": hands_over})
         self.invocations: list[Invocation] = []
         self.polls: list[Sequence[str]] = []
         self.cancelled: list[str] = []

@@ -24,6 +24,7 @@ from agent_pipelines.web.problem import answer_to, problem
 from agent_pipelines.web.records import RecordOperations
 from agent_pipelines.web.tasks import TaskOperations
 from agent_pipelines.web.token import ApiToken
+from agent_pipelines.web.waits import WaitOperations
 
 PREFIX = "/api/v1"
 """Where the interface is mounted."""
@@ -35,6 +36,7 @@ def operations(hub: Hub, declared: Callable[[], Declared], look: Look) -> Sequen
         *TaskOperations(hub, declared).all(),
         *RecordOperations(hub).all(),
         *HumanTaskOperations(hub).all(),
+        *WaitOperations(hub).all(),
         status_operation(look),
     ]
 
@@ -50,7 +52,7 @@ def build_api(hub: Hub, token: ApiToken, declared: Callable[[], Declared], look:
     offered = operations(hub, declared, look)
     return Starlette(
         routes=[Route(each.path, _endpoint(each), methods=[each.method]) for each in offered],
-        middleware=[Middleware(Guard, token=token, open_paths={each.path for each in offered if each.is_open})],
+        middleware=[Middleware(Guard, token=token, open_calls={(each.method, each.path) for each in offered if each.is_open})],
         exception_handlers={HTTPException: _refuse},
     )
 

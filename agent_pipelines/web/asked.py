@@ -113,6 +113,12 @@ class Decision(BaseModel):
     comment: str | None = Field(default=None, description="Why, for the record.")
 
 
+class CallbackQuery(Query):
+    """What a callback shows in its address, where it cannot send a header."""
+
+    token: str | None = Field(default=None, description="The token of the wait.")
+
+
 class Nothing(BaseModel):
     """A body that says nothing."""
 

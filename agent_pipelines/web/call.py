@@ -34,6 +34,8 @@ class Call:
     parameters: Mapping[str, str]
     raw: bytes
     actor: str
+    bearer: str | None = None
+    """The token that the request bears, whosever it is."""
 
     @classmethod
     async def of(cls, request: Request) -> "Call":
@@ -44,7 +46,7 @@ class Call:
         path, parameters = dict(request.path_params), dict(request.query_params)
         if storable([*path.values(), *parameters.values()]) != [*path.values(), *parameters.values()]:
             raise Refused(HTTPStatus.BAD_REQUEST, f"the address holds {_UNSTORABLE}")
-        return cls(path, parameters, raw, _actor(request))
+        return cls(path, parameters, raw, _actor(request), _bearer(request))
 
     @property
     def body(self) -> Any:
@@ -101,6 +103,11 @@ def _actor(request: Request) -> str:
     if not 0 < len(named) <= _MAX_ACTOR or not named.isprintable() or redactor.text(named) != named:
         raise Refused(HTTPStatus.BAD_REQUEST, f"X-Actor: write a name of 1 to {_MAX_ACTOR} printable characters, and no secret")
     return f"api:{named}"
+
+
+def _bearer(request: Request) -> str | None:
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else None
 
 
 def _no_number(name: str) -> NoReturn:

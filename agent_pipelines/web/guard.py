@@ -1,22 +1,29 @@
 """Nobody gets in without the token."""
 
+import re
 from collections.abc import Collection
 from http import HTTPStatus
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agent_pipelines.web.problem import problem
+from agent_pipelines.web.problem import CHALLENGE, problem
 from agent_pipelines.web.token import ApiToken
+
+_PART = re.compile(r"\\\{\w+\\\}")  # of a path, when it has been escaped
 
 
 class Guard:
-    """Answers 401 to every request without the token, whatever it asks for; only `open_paths` need none."""
+    """Answers 401 to every request without the token, whatever it asks for; only those of `open_calls` need none.
 
-    def __init__(self, app: ASGIApp, token: ApiToken, open_paths: Collection[str]) -> None:
+    They are methods and paths, whose parts in braces may be anything.
+    """
+
+    def __init__(self, app: ASGIApp, token: ApiToken, open_calls: Collection[tuple[str, str]]) -> None:
         self._app = app
         self._token = token
-        self._open_paths = open_paths
+        patterns = [_PART.sub("[^/]+", re.escape(f"{method} {path}")) for method, path in open_calls]
+        self._open_calls = re.compile("|".join(patterns) or "(?!)")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -26,7 +33,7 @@ class Guard:
                 answer = problem(
                     HTTPStatus.UNAUTHORIZED,
                     "send the token of this deployment: `Authorization: Bearer TOKEN`",
-                    headers={"WWW-Authenticate": 'Bearer realm="agent-pipelines"'},
+                    headers={"WWW-Authenticate": CHALLENGE},
                 )
                 await answer(scope, receive, send)
             case _:
@@ -34,4 +41,6 @@ class Guard:
 
     def _lets_in(self, scope: Scope) -> bool:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        return path in self._open_paths or self._token.is_in(Headers(scope=scope).get("authorization"))
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        is_open = self._open_calls.fullmatch(f"{method} {path}") is not None
+        return is_open or self._token.is_in(Headers(scope=scope).get("authorization"))

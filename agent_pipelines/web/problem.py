@@ -16,6 +16,10 @@ from agent_pipelines.registry.registry import NotInState, NotRegistered
 _log = logging.getLogger("agent_pipelines.web")
 
 
+CHALLENGE = 'Bearer realm="agent-pipelines"'
+"""What a 401 asks for (RFC 6750, section 3)."""
+
+
 class Refused(AgentPipelinesError):
     """A request that cannot be answered, with its HTTP status."""
 
@@ -42,7 +46,8 @@ def answer_to(error: Exception) -> JSONResponse:
     """The answer to a request that raised."""
     match error:
         case Refused():
-            return problem(error.status, str(error))
+            asks = {"WWW-Authenticate": CHALLENGE} if error.status is HTTPStatus.UNAUTHORIZED else None
+            return problem(error.status, str(error), headers=asks)
         case DefinitionError():
             each = error.problems if isinstance(error, DefinitionErrors) else (error,)
             errors = [{"field": _field(one), "problem": one.problem, "fix": one.fix} for one in each]

@@ -5,10 +5,11 @@ from http import HTTPStatus
 from typing import Any
 
 from agent_pipelines.core.errors import StorageError
+from agent_pipelines.core.execution import Status
 from agent_pipelines.core.plain import record
 from agent_pipelines.hub import Hub
 from agent_pipelines.ledger.stored import StoredExecution
-from agent_pipelines.web.asked import Event, ExecutionPage, Query, TickPage
+from agent_pipelines.web.asked import Event, ExecutionPage, Nothing, Query, TickPage
 from agent_pipelines.web.call import Call
 from agent_pipelines.web.operation import Answer, Operation
 from agent_pipelines.web.problem import Refused
@@ -29,7 +30,14 @@ class RecordOperations:
             Operation("GET", "/ticks", "What was due, newest first, and what became of it.", self.ticks, query=TickPage),
             Operation("GET", "/ticks/{id}", "One tick.", self.tick),
             Operation("GET", "/executions", "What agents have done, newest first.", self.executions, query=ExecutionPage),
-            Operation("GET", "/executions/{id}", "One execution with its attempts.", self.execution),
+            Operation("GET", "/executions/{id}", "One execution with its attempts, and what they wait for.", self.execution),
+            Operation(
+                "POST",
+                "/executions/{id}/cancel",
+                "End an execution that waits, here and at its agent.",
+                self.cancel,
+                body=Nothing,
+            ),
             Operation("POST", "/events", "Send an event, which may make tasks due.", self.send, body=Event),
             Operation("GET", "/health", "Whether the record can be used.", self.health, is_open=True),
         )
@@ -66,7 +74,35 @@ class RecordOperations:
             if found is None or found.workspace != workspace:
                 raise Refused(HTTPStatus.NOT_FOUND, f"there is no execution {execution_id}")
             attempts = self._hub.executions.attempts.of(connection, execution_id)
-        return HTTPStatus.OK, {"execution": _execution(found), "attempts": [record(attempt) for attempt in attempts]}
+            waits = self._hub.executions.waits.of(connection, execution_id)
+        return HTTPStatus.OK, {
+            "execution": _execution(found),
+            "attempts": [record(attempt) for attempt in attempts],
+            "waits": [wait.told() for wait in waits],
+        }
+
+    def cancel(self, call: Call) -> Answer:
+        workspace, execution_id = call.query(Query).workspace, call.path["id"]
+        call.read(Nothing)
+        reason = f"cancelled by {call.actor}"
+        with self._hub.database.transaction() as connection:
+            found = self._hub.executions.get(connection, execution_id)
+            if found is None or found.workspace != workspace:
+                raise Refused(HTTPStatus.NOT_FOUND, f"there is no execution {execution_id}")
+            if found.status is not Status.WAITING or not self._hub.executions.cancel(connection, execution_id, reason):
+                raise Refused(
+                    HTTPStatus.CONFLICT, f"execution {execution_id} is {found.status}; only one that waits is cancelled here"
+                )
+            self._hub.audit.record(
+                connection,
+                actor=call.actor,
+                action="execution.cancel",
+                object=found.path,
+                details={"execution": execution_id},
+                workspace=workspace,
+            )
+            found = self._hub.executions.get(connection, execution_id) or found
+        return HTTPStatus.OK, {"execution": _execution(found)}
 
     def send(self, call: Call) -> Answer:
         workspace, event = call.query(Query).workspace, call.read(Event)

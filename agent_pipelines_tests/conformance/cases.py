@@ -268,6 +268,58 @@ def python(prefix: str) -> Case:
     )
 
 
+def http() -> Case:
+    """The same server, described by paths: what it answers in one piece is the result."""
+    result = {
+        "text": "choices.0.message.content",
+        "model": "model",
+        "input_tokens": "usage.prompt_tokens",
+        "cached_input_tokens": "usage.prompt_tokens_details.cached_tokens",
+        "output_tokens": "usage.completion_tokens",
+        "reasoning_tokens": "usage.completion_tokens_details.reasoning_tokens",
+    }
+    start = {"path": "/chat/completions", "body": {"messages": [{"role": "user", "content": "{prompt}"}]}}
+
+    def runtime(world: World, **more: Any) -> Runtime[Any]:
+        settings = {"base_url": world.server.base_url, "api_key_env": KEY, "start": start, "result": result}
+        return create("http", settings | more)
+
+    def failing(script: Script) -> Failure:
+        def make(world: World) -> Runtime[Any]:
+            world.server.scripts["fail"] = script
+            return runtime(world)
+
+        return make
+
+    def structured(world: World) -> Runtime[Any]:
+        world.server.scripts["sum"] = whole({"content": '{"total": 3}'})
+        return runtime(world)
+
+    def hang(world: World) -> Hang:
+        world.server.scripts["hang"] = Script(parts=["{"], end="hold")
+        arrived, left = world.server.arrived, world.server.left
+        return Hang(runtime(world), lambda text: arrived.acquire(blocking=False), lambda text: left.acquire(blocking=False))
+
+    def error(status: int) -> Failure:
+        return failing(Script(status=status, parts=[{"error": {"message": "you sent $AUTHORIZATION"}}]))
+
+    return Case(
+        kind="http",
+        echo=runtime,
+        structured=structured,
+        hang=hang,
+        failures={
+            ErrorClass.AUTHENTICATION: error(401),
+            ErrorClass.RATE_LIMIT: error(429),
+            ErrorClass.SERVER: error(500),
+            ErrorClass.PROTOCOL: failing(Script(parts=["garbage"])),
+            ErrorClass.UNKNOWN_OUTCOME: failing(Script(parts=["{"], end="cut")),
+            ErrorClass.CONNECTION: lambda world: runtime(world, base_url="http://127.0.0.1:1/v1"),
+        },
+        leak=error(401),
+    )
+
+
 def fake() -> Case:
     def failing(error_class: ErrorClass) -> Failure:
         return lambda world: create("fake", {"fail_times": 1, "error_class": error_class})
@@ -300,5 +352,6 @@ CASES = {
     "command jsonl": command("jsonl"),
     "python sync": python(""),
     "python async": python("async_"),
+    "http": http(),
     "fake": fake(),
 }

@@ -79,7 +79,7 @@ class Up:
         return False
 
     def is_whole(self) -> bool:
-        names = ("code server project", "web server", "daemon")
+        names = ("code server project", "web server", "daemon", "poller")
         return all(self.service(name) for name in names) and self.answers()
 
     def wait_until(self, condition: Callable[[], object], what: str) -> None:
@@ -113,7 +113,7 @@ def test_what_dies_is_started_again_and_the_end_leaves_nothing(up: Up) -> None:
     assert f"process {leading.pid} runs {up.home} already, on http://127.0.0.1:{up.port} since" in said
     assert f"stop it with `kill {leading.pid}`" in said
 
-    for name in ("web server", "code server project", "daemon"):
+    for name in ("web server", "code server project", "daemon", "poller"):
         before = up.service(name)
         assert before is not None
         assert before.pid is not None

@@ -1,12 +1,11 @@
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from agent_pipelines.core.clock import ManualClock
 from agent_pipelines.core.errors import ErrorClass, RuntimeFailure
-from agent_pipelines.core.event import Final, Handle, Question, Usage, UsageReport
+from agent_pipelines.core.event import Handle, Question, Usage, UsageReport
 from agent_pipelines.core.execution import ExecutionResult, RunRef, Status, Verdict
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.invocation import Invocation
@@ -31,7 +30,8 @@ class World:
         self, database: Database, clock: ManualClock, *script: Any, works_for: float | None = DAY, **config: Any
     ) -> None:
         self.database, self.clock = database, clock
-        self.script, self.config = script, FakeConfig(works_for=works_for, **config)
+        self.script = script
+        self.config = FakeConfig.model_validate({"works_for": works_for, **config})
         self.restart()
 
     def restart(self) -> None:
@@ -69,7 +69,7 @@ class World:
 
 
 @pytest.fixture
-def world(database: Database, clock: ManualClock) -> Iterator[World]:
+def world(database: Database, clock: ManualClock) -> World:
     return World(database, clock, ["the report"], usage=Usage(input_tokens=5, output_tokens=2))
 
 
@@ -119,7 +119,7 @@ def test_a_second_run_neither_asks_again_nor_goes_on_before_the_end(world: World
 
 
 def test_a_wait_past_its_deadline_is_a_timeout_and_cancelled_there(world: World) -> None:
-    world.config = FakeConfig(works_for=10 * DAY)
+    world.config = FakeConfig.model_validate({"works_for": 10 * DAY})
     world.restart()
     begun = world.execute(invocation())
     world.clock.time += 49 * HOUR_US
@@ -302,6 +302,3 @@ def test_a_question_that_nobody_answers_is_a_timeout(database: Database, clock: 
 
 class Died(BaseException):
     """As good as kill -9: nothing that would tidy up runs."""
-
-
-_ = Final

@@ -55,8 +55,11 @@ def test_a_token_in_the_address_counts_for_nothing(stranger: TestClient) -> None
     assert stranger.get("/tasks", params={"token": TOKEN, "access_token": TOKEN}).status_code == 401
 
 
-def test_only_health_is_open_and_tells_only_whether_it_is_well(hub: Hub, stranger: TestClient) -> None:
-    assert [each.path for each in operations(hub, lambda: DECLARED, lambda: WELL) if each.is_open] == ["/health"]
+def test_only_health_and_callbacks_are_open_and_health_tells_only_whether_it_is_well(hub: Hub, stranger: TestClient) -> None:
+    assert [each.path for each in operations(hub, lambda: DECLARED, lambda: WELL) if each.is_open] == [
+        "/health",
+        "/waits/{id}/callback",  # which wants the token of the wait
+    ]
     assert stranger.get("/health").json() == {"status": "ok"}
 
 
