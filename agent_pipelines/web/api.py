@@ -17,6 +17,7 @@ from agent_pipelines.hub import Hub
 from agent_pipelines.web.call import Call
 from agent_pipelines.web.guard import Guard
 from agent_pipelines.web.health import Look, status_operation
+from agent_pipelines.web.limits import LimitOperations
 from agent_pipelines.web.openapi import document
 from agent_pipelines.web.operation import Answer, Operation
 from agent_pipelines.web.problem import answer_to, problem
@@ -30,7 +31,12 @@ PREFIX = "/api/v1"
 
 def operations(hub: Hub, declared: Callable[[], Declared], look: Look) -> Sequence[Operation]:
     """All operations of the interface, the description of the others among them."""
-    others = [*TaskOperations(hub, declared).all(), *RecordOperations(hub).all(), status_operation(look)]
+    others = [
+        *TaskOperations(hub, declared).all(),
+        *RecordOperations(hub).all(),
+        *LimitOperations(hub).all(),
+        status_operation(look),
+    ]
 
     def describe(_: Call) -> Answer:
         return HTTPStatus.OK, document([*others, description], PREFIX)
