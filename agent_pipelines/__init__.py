@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agent_pipelines import effects as effects
     from agent_pipelines import frames as frames
     from agent_pipelines.components.agent import Agent as Agent
     from agent_pipelines.components.decorator import agent_task as agent_task
@@ -67,7 +68,7 @@ _HOMES = {
     "agent_task": "components.decorator",
     "definitions": "definitions",
 }
-_MODULES = {"frames"}
+_MODULES = {"effects", "frames"}
 
 __all__ = [
     "After",
@@ -99,6 +100,7 @@ __all__ = [
     "agent_op",
     "agent_task",
     "definitions",
+    "effects",
     "frames",
 ]
 

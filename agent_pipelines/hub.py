@@ -1,11 +1,13 @@
 """Opens the database and hands out the nouns."""
 
+from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 
 from agent_pipelines.context.composer import Composer
 from agent_pipelines.context.prompts import Prompts
 from agent_pipelines.context.sessions import Sessions
 from agent_pipelines.context.state import TaskState
+from agent_pipelines.core.acting import Acting
 from agent_pipelines.core.clock import Clock, SystemClock
 from agent_pipelines.engine.bursts import Bursts
 from agent_pipelines.engine.celery.claims import RunClaims
@@ -15,11 +17,15 @@ from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.execution.burst import BurstNouns
+from agent_pipelines.execution.continuations import Continuations
+from agent_pipelines.execution.effects import Effects
 from agent_pipelines.execution.flow import FlowControl
+from agent_pipelines.execution.poller import Poller
 from agent_pipelines.execution.runner import Runner
 from agent_pipelines.flow.limits import Limits
 from agent_pipelines.flow.permits import Permits
 from agent_pipelines.governance.audit import Audit
+from agent_pipelines.governance.human_tasks import HumanTasks
 from agent_pipelines.insight.witness import Witness
 from agent_pipelines.ledger.executions import Executions
 from agent_pipelines.ledger.ledger import Ledger
@@ -27,6 +33,7 @@ from agent_pipelines.registry.limiting import Limiting
 from agent_pipelines.registry.pauses import Pauses
 from agent_pipelines.registry.registered import RegisteredTasks
 from agent_pipelines.registry.registry import Registry
+from agent_pipelines.runtimes.fleet import Agent
 from agent_pipelines.store.database import Database
 from agent_pipelines.store.migration import migrate
 
@@ -43,8 +50,16 @@ class Hub:
         return Audit(self.clock)
 
     @cached_property
+    def human_tasks(self) -> HumanTasks:
+        return HumanTasks(self.clock, self.audit)
+
+    @cached_property
     def ledger(self) -> Ledger:
         return Ledger.of(self.clock)
+
+    def effects_of(self, whom: Acting, *, run_is_over: Callable[[str], bool] | None = None) -> Effects:
+        """The effects of an execution or of a step."""
+        return Effects(self.database, self.clock, self.ledger.effects, self.human_tasks, whom, run_is_over)
 
     @property
     def executions(self) -> Executions:
@@ -128,7 +143,25 @@ class Hub:
 
     @cached_property
     def runner(self) -> Runner:
-        return Runner(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer, self.flow)
+        return Runner(
+            self.database,
+            self.clock,
+            self.ledger,
+            self.ticks,
+            self.inbox,
+            self.composer,
+            self.effects_of,
+            self.flow,
+            self.human_tasks,
+        )
+
+    @cached_property
+    def continuations(self) -> Continuations:
+        return Continuations(self.clock, self.ledger, self.ticks)
+
+    def poller(self, agents: Mapping[str, Callable[[], Agent]]) -> Poller:
+        """Who looks after the executions that wait, for the agents that it can ask."""
+        return Poller(self.database, self.clock, self.ledger, self.human_tasks, self.continuations, agents)
 
     @cached_property
     def burst_nouns(self) -> BurstNouns:

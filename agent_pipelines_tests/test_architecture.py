@@ -16,7 +16,7 @@ FLOORS = (
     ("runtimes", "context", "governance", "ledger", "flow", "engine"),
     ("execution", "evolution", "insight", "adopt", "registry"),
     ("hub",),
-    ("components", "web", "frames"),
+    ("components", "web", "frames", "effects"),
     ("definitions",),
     ("cli",),
 )

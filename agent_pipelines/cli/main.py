@@ -5,7 +5,21 @@ from typing import Annotated
 
 import typer
 
-from agent_pipelines.cli import audit, event, execution, limit, prompt, registered, runtime, session, task, tick, trigger_history
+from agent_pipelines.cli import (
+    audit,
+    effect,
+    event,
+    execution,
+    human,
+    limit,
+    prompt,
+    registered,
+    runtime,
+    session,
+    task,
+    tick,
+    trigger_history,
+)
 from agent_pipelines.cli.daemon import daemon
 from agent_pipelines.cli.deployment import Deployment
 from agent_pipelines.cli.init import init
@@ -25,7 +39,7 @@ app = typer.Typer(
 )
 task.app.add_typer(registered.app)
 task.app.add_typer(trigger_history.app)
-for group in (task, execution, tick, limit, prompt, session, event, audit, runtime):
+for group in (task, execution, tick, limit, effect, human, prompt, session, event, audit, runtime):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 app.add_typer(tick.app, name="ticks", hidden=True)
 app.command()(init)

@@ -9,7 +9,8 @@ from pydantic import JsonValue
 from agent_pipelines.core.execution import RunRef, Status
 from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskSpec
-from agent_pipelines.engine.launch import Launch
+from agent_pipelines.engine.launch import Launch, tag
+from agent_pipelines.engine.tick import CONTINUATION
 from agent_pipelines.execution.asked import payload, variables_of
 from agent_pipelines.hub import Hub
 from agent_pipelines.ledger.stored import StoredExecution
@@ -52,6 +53,7 @@ class Request:
             step=self.step,
             partition=self.partition,
             parent_run_id=self.run.parent_run_id,
+            continues=self._continues,
             resumes=resumes or (launch is not None and launch.resume and self.run.parent_run_id is None),
         )
         run = self.run
@@ -65,6 +67,10 @@ class Request:
                 break
             run = parent
         return self._asked_by(run), reference
+
+    @property
+    def _continues(self) -> str | None:
+        return None if self.run.parent_run_id is not None else self.run.tags.get(tag(CONTINUATION))
 
     def _resumed(self, run: dg.DagsterRun) -> str | None:
         """The id of the run that a run resumes, None if it asks for something new."""
@@ -138,7 +144,7 @@ class Request:
         return launch if launch is not None and launch.task == self.spec.path else None
 
     def _event(self, launch: Launch | None) -> dict[str, JsonValue] | None:
-        if launch is None or launch.event_id is None:
+        if launch is None or launch.event_id is None or self._continues is not None:
             return None
         with self.hub.database.reading() as connection:
             return payload(launch.event_id, self.hub.inbox.get(connection, launch.event_id))
@@ -146,5 +152,7 @@ class Request:
     def _launched_variables(self, launch: Launch | None, event: Mapping[str, JsonValue] | None) -> dict[str, JsonValue]:
         if launch is None:
             return {}
+        if self._continues is not None:  # what goes on has its variables
+            return launch.variables
         instants = {"due_at": launch.due_at, "logical_at": launch.logical_at}
         return variables_of(self.spec, launch.trigger, launch.variables, event=event, **instants)

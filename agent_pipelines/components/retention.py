@@ -33,6 +33,7 @@ def forget(hub: Hub, gateway: DagsterGateway, *, record_days: int, dagster_run_d
         "executions": lambda c: hub.executions.forget(c, created_before=before, limit=_BATCH),
         "ticks": lambda c: hub.ticks.forget(c, due_before=before, limit=_BATCH),
         "events": lambda c: hub.inbox.forget(c, received_before=before, limit=_BATCH),
+        "effects": lambda c: hub.ledger.effects.forget(c, ended_before=before, limit=_BATCH),
         "bursts": lambda c: hub.bursts.forget(c, launched_before=before, limit=_BATCH),
         "outbox": lambda c: hub.ledger.outbox.forget(c, created_before=before, limit=_BATCH),
     }

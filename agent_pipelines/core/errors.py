@@ -24,6 +24,7 @@ class ErrorClass(StrEnum):
     OUTPUT = "output"  # the result violates the declared schema
     CHECK = "check"  # a blocking check of the task failed
     CONTEXT = "context"  # the prompt cannot be composed
+    COMPENSATED = "compensated"  # a step failed for good, and what was done before it is undone
     CANCELLED = "cancelled"  # somebody asked for the end
     INTERNAL = "internal"  # a fault of this product
 

@@ -99,11 +99,30 @@ class Checkpoint(_Event):
 
 
 class Handle(_Event):
-    """The runtime's own name of the work, with which it can be polled or cancelled."""
+    """The runtime's own name of the work, with which it can be cancelled.
+
+    With `poll_after`, in seconds, it can also be polled: a stream that ends without a `Final` after it has handed its work over,
+    which goes on there and is asked after that time for the first time.
+    """
 
     kind: Literal["handle"] = "handle"
     id: str
     data: JsonValue = None
+    poll_after: float | None = None
+
+
+class Question(_Event):
+    """The agent asks people: their answer decides how the attempt ends, whatever its stream ends with.
+
+    With a `draft` the answers are `approve`, `edit` (its data replaces the draft) and `reject`. Without one the answer is the
+    agent's result; `options` are the allowed ones, without any every text is.
+    """
+
+    kind: Literal["question"] = "question"
+    text: str
+    options: tuple[str, ...] = ()
+    context: dict[str, JsonValue] = {}
+    draft: JsonValue = None
 
 
 class Final(_Event):
@@ -121,7 +140,7 @@ class Final(_Event):
 
 
 AgentEvent = Annotated[
-    Text | Reasoning | ToolCall | ToolResult | UsageReport | Checkpoint | Handle | Final, Field(discriminator="kind")
+    Text | Reasoning | ToolCall | ToolResult | UsageReport | Checkpoint | Handle | Question | Final, Field(discriminator="kind")
 ]
 """Any of the events; attribute names on spans follow the OpenTelemetry GenAI conventions."""
 

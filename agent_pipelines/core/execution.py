@@ -59,6 +59,8 @@ class RunRef(BaseModel):
     parent_run_id: str | None = None
     resumes: bool = False
     """Whether the run re-executes its parent from failure, which resumes the parent's invocations."""
+    continues: str | None = None
+    """The occurrence of the continuation that the run goes on with, if it is one."""
 
 
 class CheckResult(BaseModel):

@@ -27,3 +27,14 @@ def new_id() -> str:
 def dashed(digits: str) -> str:
     """Write 32 hexadecimal digits in UUID text form."""
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def ids_beginning(prefix: str) -> tuple[str, str] | None:
+    """The first and the last id that begins so, with or without its dashes; None if no id can.
+
+    A range of whole ids is what an index answers, whatever the collation of the database.
+    """
+    digits = prefix.replace("-", "").lower()
+    if not 0 < len(digits) <= 32 or set(digits) - set("0123456789abcdef"):
+        return None
+    return dashed(digits.ljust(32, "0")), dashed(digits.ljust(32, "f"))

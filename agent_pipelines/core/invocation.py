@@ -4,9 +4,10 @@ import hashlib
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr
 
 from agent_pipelines.core.clock import Microseconds
+from agent_pipelines.core.event import Checkpoint
 from agent_pipelines.core.task import TaskKey, canonical_json
 
 
@@ -30,10 +31,21 @@ class Message(BaseModel):
     content: str
 
 
+class Callback(BaseModel):
+    """Where the other side can say that work which was handed over has come to its end, and what it must show for that."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wait_id: str
+    path: str
+    token: SecretStr
+
+
 class Invocation(BaseModel):
     """What one execution is asked to do, fixed when it is admitted; the runner fills the last block when it composes.
     `state` is what an earlier execution remembered, `upstream` the outputs of the dependencies by path,
-    `upstream_executions` the ids of the executions that they come from.
+    `upstream_executions` the ids of the executions that they come from. `checkpoint` is the last one that an earlier try of the
+    same work has left, from which the agent may go on; the journal keeps it, the record of the invocation does not.
 
     `occurrence` is the due instant in microseconds, the event's id or the Dagster run's id: with task and trigger it
     identifies the tick. `logical_at` is the instant that the work is about, `due_at` the one on the wall.
@@ -65,6 +77,9 @@ class Invocation(BaseModel):
     remote_session_id: str | None = None
     output_schema: dict[str, JsonValue] | None = None
     deadline_at: Microseconds | None = None
+    checkpoint: Checkpoint | None = None
+    callback: Callback | None = Field(default=None, exclude=True)
+    """Known to the runtime only, and never recorded."""
 
     @property
     def task_key(self) -> TaskKey:

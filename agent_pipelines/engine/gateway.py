@@ -21,7 +21,7 @@ from agent_pipelines.core.errors import DefinitionError, StorageError
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.engine.launch import Launch, tag
-from agent_pipelines.engine.tick import REPAIR, Tick
+from agent_pipelines.engine.tick import AGAIN, Tick
 
 QUEUE_DAEMON = "QUEUED_RUN_COORDINATOR"
 """Dagster's name of the daemon that takes runs out of the queue."""
@@ -161,8 +161,8 @@ class DagsterGateway:
     def runs_of_tick(self, tick: Tick) -> Sequence[StoredRun]:
         """The runs that were launched for a tick, re-executions among them, newest first."""
         values = {"task": f"{tick.application}/{tick.task}", "trigger": tick.trigger, "occurrence": tick.occurrence}
-        if tick.trigger == REPAIR:
-            values = {REPAIR: tick.occurrence}
+        if tick.trigger in AGAIN:
+            values = {tick.trigger: tick.occurrence}
         found = list(self.runs(tags={tag(name): value for name, value in values.items()}))
         if tick.run_id is not None and all(run.run_id != tick.run_id for run in found):
             reserved = self.run(tick.run_id)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.invocation import Origin
-from agent_pipelines.engine.tick import REPAIR, Tick
+from agent_pipelines.engine.tick import AGAIN, Tick
 
 _VISIBLE = frozenset({"application", "task", "trigger", "verdict"})
 
@@ -56,12 +56,13 @@ class Launch(BaseModel):
 def launch_of(tick: Tick) -> tuple[str, Launch, dict[str, str]]:
     """What a tick asks for: the job of its task, the request, and the tags that its run bears besides those of the request.
 
-    A repair asks for the invocation of another tick once more: the request says `resume`, and whoever executes it must pass
-    that on as `RunRef.resumes`. Its tick, unlike all others, gets no verdict by the admission of that invocation.
+    A repair asks for the invocation of another tick once more, and a continuation goes on with it: the request says `resume`, and
+    whoever executes it must pass that on as `RunRef.resumes`, and the occurrence of a continuation as `RunRef.continues`.
+    A repair gets no verdict, unlike all others, by the admission of that invocation.
     """
     job = f"{tick.application}__{tick.task}"
-    if tick.trigger == REPAIR:
-        return job, Launch.model_validate(tick.inputs["launch"]), {tag(REPAIR): tick.occurrence}
+    if tick.trigger in AGAIN:
+        return job, Launch.model_validate(tick.inputs["launch"]), {tag(tick.trigger): tick.occurrence}
     variables = tick.inputs.get("variables")
     event_id = tick.inputs.get("event_id")
     launch = Launch(

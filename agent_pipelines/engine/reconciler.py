@@ -9,7 +9,7 @@ from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.engine.daemons import Daemons
-from agent_pipelines.engine.tick import REPAIR, Tick
+from agent_pipelines.engine.tick import AGAIN, Tick
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.store.database import Database
 
@@ -112,8 +112,8 @@ class Reconciler:
         if runs:
             reason = f"run {runs[0].run_id} ended ({runs[0].status}) before it admitted an execution"
         with self._database.transaction() as connection:
-            # The run of a repair resumes an execution, and says nothing to the tick that asked for it.
-            for run in runs if tick.trigger == REPAIR else ():
+            # The run of such a tick resumes an execution, and says nothing to the tick that asked for it.
+            for run in runs if tick.trigger in AGAIN else ():
                 admitted = self._executions.of_run(connection, run.run_id, tick.task_key)
                 if admitted is not None:
                     self._decide(connection, tick, Verdict.RAN, run_id=run.run_id, execution_id=admitted.id)

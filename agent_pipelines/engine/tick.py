@@ -19,6 +19,15 @@ REPAIR = "repair"
 Their occurrence is the id of that execution, or of the tick whose launch failed.
 """
 
+CONTINUATION = "continuation"
+"""Trigger name of the ticks that go on with an execution that has waited; no declared trigger may have it.
+
+Their occurrence is the id of the wait and the number of the request.
+"""
+
+AGAIN = frozenset({REPAIR, CONTINUATION})
+"""Triggers whose ticks ask for an invocation of before; nothing follows these ticks, and nothing else expects them."""
+
 
 Lane = Literal["run", "burst"]
 """Whether a tick gets a run of its own or shares one with others."""

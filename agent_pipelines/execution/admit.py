@@ -10,6 +10,7 @@ from agent_pipelines.core.errors import ErrorClass, ExecutionFailed, Stage
 from agent_pipelines.core.execution import RunRef, Status, Verdict
 from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.task import TaskSpec
+from agent_pipelines.engine.tick import CONTINUATION
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.execution.checks import Gate
 from agent_pipelines.execution.work import Failure
@@ -38,8 +39,9 @@ class Admitter:
         failure: Failure | None = None
         skip, dedupe_key = None, None
         try:
-            skip = await self._ask(gate, invocation)
-            dedupe_key = deduplication_key(spec, invocation)
+            if run.continues is None:  # else that was decided before it waited
+                skip = await self._ask(gate, invocation)
+                dedupe_key = deduplication_key(spec, invocation)
         except ExecutionFailed as early:
             failure = Failure(early.error_class, Stage.ADMIT, early.message)
         admission = await self.database.write(
@@ -72,6 +74,9 @@ class Admitter:
         frozen = invocation.model_copy(update={"spec_hash": self.ledger.specs.put(connection, spec)})
         admission = executions.admit(connection, frozen, run, dedupe_key=dedupe_key, trace_id=trace_id, begins_at=begins_at)
         stored = admission.execution
+        if run.continues is not None:
+            of = {"run_id": run.run_id, "execution_id": stored.id}
+            self.ticks.decide(connection, frozen.task_key, CONTINUATION, run.continues, Verdict.RAN, **of)
         if admission.outcome == "duplicate":
             reason = f"same work as execution {stored.id}"
             if not self._decide(connection, frozen, run, stored, Verdict.DEDUPLICATED, reason):
@@ -87,7 +92,7 @@ class Admitter:
             if tick is not None and tick.verdict in _GIVEN_UP:
                 reason = f"the tick was decided before this run came: {tick.verdict}: {tick.reason}"
                 stored = executions.close(connection, stored.id, Status.SKIPPED, reason=reason)
-        return Admission(admission.outcome, stored)
+        return Admission(admission.outcome, stored, admission.arrived)
 
     def _decide(
         self,

@@ -12,7 +12,7 @@ from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.core.trigger import trigger_name
 from agent_pipelines.engine.inbox import InboxEvent
 from agent_pipelines.engine.launch import launch_of
-from agent_pipelines.engine.tick import Tick
+from agent_pipelines.engine.tick import CONTINUATION, Tick
 
 
 def invocation_of(tick: Tick, spec: TaskSpec, spec_hash: str, event: Mapping[str, JsonValue] | None) -> Invocation:
@@ -21,9 +21,10 @@ def invocation_of(tick: Tick, spec: TaskSpec, spec_hash: str, event: Mapping[str
     Raises ExecutionFailed (context) if a variable of its trigger cannot be rendered.
     """
     _, launch, _ = launch_of(tick)
-    variables = variables_of(
-        spec, launch.trigger, launch.variables, event=event, due_at=launch.due_at, logical_at=launch.logical_at
-    )
+    variables: Mapping[str, JsonValue] = launch.variables
+    if tick.trigger != CONTINUATION:  # what goes on has its variables
+        instants = {"due_at": launch.due_at, "logical_at": launch.logical_at}
+        variables = variables_of(spec, launch.trigger, launch.variables, event=event, **instants)
     return Invocation(
         workspace=tick.workspace,
         application=tick.application,
@@ -34,7 +35,7 @@ def invocation_of(tick: Tick, spec: TaskSpec, spec_hash: str, event: Mapping[str
         occurrence=launch.occurrence,
         due_at=launch.due_at,
         logical_at=launch.logical_at,
-        variables=variables,
+        variables=dict(variables),
         event=None if event is None else dict(event),
         actor=launch.actor,
     )
@@ -65,8 +66,8 @@ def variables_of(
 
 
 def event_of(tick: Tick) -> str | None:
-    """The id of the event that made a tick due; None if it was none."""
-    return launch_of(tick)[1].event_id
+    """The id of the event that made a tick due; None if it was none, or if it is not needed any more."""
+    return None if tick.trigger == CONTINUATION else launch_of(tick)[1].event_id
 
 
 def payload(event_id: str | None, found: InboxEvent | None) -> dict[str, JsonValue] | None:

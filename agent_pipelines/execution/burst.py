@@ -12,7 +12,7 @@ from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.burst_settings import BurstSettings
 from agent_pipelines.engine.bursts import Bursts
 from agent_pipelines.engine.inbox import Inbox
-from agent_pipelines.engine.tick import REPAIR, Tick
+from agent_pipelines.engine.tick import AGAIN, CONTINUATION, REPAIR, Tick
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.timekeeper import AHEAD
 from agent_pipelines.engine.triggers import Triggers
@@ -215,7 +215,8 @@ class BurstWorker:
     def _reference(self, prepared: Prepared) -> RunRef:
         tick = prepared.tick
         partition = None if tick.spec_hash is None else tick.path
-        return self._run.model_copy(update={"partition": partition, "resumes": tick.trigger == REPAIR})
+        continues = tick.occurrence if tick.trigger == CONTINUATION else None
+        return self._run.model_copy(update={"partition": partition, "resumes": tick.trigger in AGAIN, "continues": continues})
 
     async def _note_repaired(self, prepared: Prepared, result: ExecutionResult) -> None:
         """Give a repair its verdict, which admission gives to the tick that it repairs."""

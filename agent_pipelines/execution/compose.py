@@ -1,13 +1,14 @@
 """The second stage: what the agent is given."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 
 from agent_pipelines.context.composer import Composed, Composer
 from agent_pipelines.core.clock import Clock
 from agent_pipelines.core.errors import ExecutionFailed
+from agent_pipelines.core.event import Checkpoint
 from agent_pipelines.core.execution import Status
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.execution.work import Failure, Work
@@ -63,9 +64,12 @@ class Composing:
             node=work.place.node.name,
             begins_at=work.begins_at,
         )
-        if work.stored.resumptions:
-            work.journal_seq = self.ledger.journal.last_seq(connection, work.stored.id)
-        return composed
+        if not work.stored.resumptions:
+            return composed
+        work.journal_seq = self.ledger.journal.last_seq(connection, work.stored.id)
+        left = self.ledger.journal.newest(connection, work.stored.id, Checkpoint.model_fields["kind"].default)
+        checkpoint = None if left is None else Checkpoint.model_validate(left.body)
+        return replace(composed, invocation=composed.invocation.model_copy(update={"checkpoint": checkpoint}))
 
     def _upstream(self, connection: Connection, work: Work) -> Mapping[str, StoredExecution]:
         """The execution that each dependency's result is taken from: the one that the tick follows, else the newest success.

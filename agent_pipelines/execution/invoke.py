@@ -1,16 +1,25 @@
 """The third stage: attempts, until one succeeds or no further one is due."""
 
 import asyncio
+import secrets
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import SecretStr
+
 from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.core.event import Handle
+from agent_pipelines.core.ids import new_id
+from agent_pipelines.core.invocation import Callback
+from agent_pipelines.core.secrets import redactor
+from agent_pipelines.execution.arrived import answers_to
 from agent_pipelines.execution.attempt import Attempting
 from agent_pipelines.execution.pricing import price
 from agent_pipelines.execution.recorder import Recorder
 from agent_pipelines.execution.retry import Decision, decide
 from agent_pipelines.execution.route import Router
-from agent_pipelines.execution.work import Failure, Success, Work
+from agent_pipelines.execution.work import Failure, Success, Waiting, Work
+from agent_pipelines.governance.human_tasks import HumanTasks
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.ledger.spans import new_span_id
 from agent_pipelines.store.database import Connection, Database, Operation
@@ -28,26 +37,34 @@ class Invoker:
     ledger: Ledger
     router: Router
     attempting: Attempting
+    human_tasks: HumanTasks
 
-    async def invoke(self, work: Work) -> tuple[Success | Failure, Ended]:
+    async def invoke(self, work: Work) -> tuple[Success | Failure | Waiting, Ended]:
         """Try until there is an outcome; the first attempt is recorded already.
 
         The caller writes the returned record of the last attempt. If it is cancelled, `work.interrupted` is that record.
         """
         while True:
-            recorder = self._recorder(work)
             started_at = max(self.clock.now(), work.begins_at)
+            if work.arrived is not None and work.attempt == work.arrived.attempt:
+                started_at = work.arrived.began_at
+            work.callback = _callback() if work.place.node.runtime.capabilities.hands_over else None
+            recorder = self._recorder(work, started_at)
             try:
                 await self._until(work.begins_at)
                 outcome = await self.attempting.attempt(work, recorder)
             except asyncio.CancelledError:
                 work.usage = recorder.usage
+                work.has_wait |= recorder.poll_after is not None
                 work.interrupted = self._ended(work, recorder, started_at, "cancelled", None, None)
                 raise
             work.journal_seq = recorder.seq
             work.usage = recorder.usage
+            work.has_wait |= recorder.poll_after is not None
             if isinstance(outcome, Success):
                 return outcome, self._ended(work, recorder, started_at, "succeeded", None, None)
+            if isinstance(outcome, Waiting):
+                return outcome, self._waits(work, recorder, started_at, outcome)
             decision = self._decide(work, outcome)
             ended = self._ended(work, recorder, started_at, "failed", outcome, decision)
             if decision.delay is None:
@@ -56,6 +73,8 @@ class Invoker:
             await self.router.leave(work, outcome)
             await self.clock.sleep(decision.delay)
             work.tries += 1
+            if recorder.checkpoint is not None:
+                work.invocation = work.invocation.model_copy(update={"checkpoint": recorder.checkpoint})
             work.place = await self.router.choose(work)
             await self.database.write(lambda connection: self._start(connection, work))
 
@@ -64,8 +83,25 @@ class Invoker:
         if ahead > 0:
             await self.clock.sleep(ahead / 1_000_000)
 
-    def _recorder(self, work: Work) -> Recorder:
-        return Recorder(
+    def _recorder(self, work: Work, started_at: Microseconds) -> Recorder:
+        def keep(connection: Connection, handle: Handle) -> None:
+            callback = work.callback
+            self.ledger.executions.waits.hold(
+                connection,
+                new_id() if callback is None else callback.wait_id,
+                work.stored.id,
+                work.attempt,
+                tries=work.tries,
+                agent=work.place.agent.name,
+                node=work.place.node.name,
+                handle=handle.id,
+                began_at=started_at,
+                deadline_at=self._deadline(work),
+                poll_after=handle.poll_after or 0.0,
+                token=None if callback is None else callback.token.get_secret_value(),
+            )
+
+        recorder = Recorder(
             self.database,
             self.ledger.journal,
             self.clock,
@@ -74,7 +110,54 @@ class Invoker:
             work.attempt,
             new_span_id(),
             work.journal_seq,
+            on_handle=keep if work.can_wait else None,
         )
+        if work.arrived is not None and work.attempt == work.arrived.attempt:
+            recorder.usage, recorder.model, recorder.handle = work.arrived.spent, work.arrived.model, work.arrived.handle
+        return recorder
+
+    def _waits(self, work: Work, recorder: Recorder, started_at: Microseconds, waiting: Waiting) -> Ended:
+        """Records what the attempt waits for, together with the execution that waits."""
+        waits, question = self.ledger.executions.waits, waiting.question
+        wait_id = new_id()
+
+        def record(connection: Connection) -> None:
+            if question is None:
+                waits.let_go(connection, work.stored.id, spent=recorder.usage, model=recorder.model)
+                return
+            waits.settle(connection, work.stored.id)
+            asked = self.human_tasks.open(
+                connection,
+                work.stored.task_key,
+                subject="question" if question.draft is None else "approval",
+                subject_id=f"{work.stored.id}:{work.attempt}",
+                question=question.text,
+                options=answers_to(question.options, question.draft),
+                context=question.context if question.draft is None else {**question.context, "draft": question.draft},
+                execution_id=work.stored.id,
+                opened_by=f"agent:{work.place.agent.name}",
+            )
+            waits.ask(
+                connection,
+                wait_id,
+                work.stored.id,
+                work.attempt,
+                tries=work.tries,
+                agent=work.place.agent.name,
+                node=work.place.node.name,
+                human_task_id=asked.id,
+                began_at=started_at,
+                deadline_at=self._deadline(work),
+                draft=question.draft,
+                spent=recorder.usage,
+                model=recorder.model,
+            )
+
+        return record
+
+    def _deadline(self, work: Work) -> Microseconds:
+        now = self.clock.now()
+        return now + round(work.remaining(now) * 1_000_000)
 
     def _start(self, connection: Connection, work: Work) -> None:
         self.ledger.executions.start_attempt(
@@ -129,7 +212,11 @@ class Invoker:
             },
         )
 
+        has_wait = work.has_wait
+
         def record(connection: Connection) -> None:
+            if has_wait:
+                self.ledger.executions.waits.settle(connection, work.stored.id)
             self.ledger.executions.attempts.finish(
                 connection,
                 work.stored.id,
@@ -145,3 +232,10 @@ class Invoker:
             )
 
         return record
+
+
+def _callback() -> Callback:
+    token = secrets.token_urlsafe(32)
+    redactor.register(token)
+    wait_id = new_id()
+    return Callback(wait_id=wait_id, path=f"/api/v1/waits/{wait_id}/callback", token=SecretStr(token))

@@ -1,17 +1,38 @@
 """Turning the events of an attempt into journal entries and spans."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 from pydantic import BaseModel
 
 from agent_pipelines.core.clock import Clock, Microseconds
-from agent_pipelines.core.event import AgentEvent, Final, Handle, Reasoning, Text, ToolCall, ToolResult, Usage, UsageReport
+from agent_pipelines.core.event import (
+    AgentEvent,
+    Checkpoint,
+    Final,
+    Handle,
+    Question,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolResult,
+    Usage,
+    UsageReport,
+)
 from agent_pipelines.ledger.journal import Entry, Journal, NumberTaken
 from agent_pipelines.ledger.recordable import recordable, recordable_text
 from agent_pipelines.ledger.spans import Trace
-from agent_pipelines.store.database import Database
+from agent_pipelines.store.database import Connection, Database
 
 _FLUSH = 4_096  # characters of text that make an entry of their own
+
+
+class KeepsHandle(Protocol):
+    """Keeps a handle that can be polled."""
+
+    def __call__(self, connection: Connection, handle: Handle) -> None: ...
 
 
 @dataclass
@@ -44,6 +65,11 @@ class Recorder:
     usage: Usage = field(default_factory=Usage)
     model: str | None = None
     handle: str | None = None
+    checkpoint: Checkpoint | None = None
+    on_handle: KeepsHandle | None = None
+    """Works in the transaction of the handle's entry."""
+    poll_after: float | None = None
+    question: Question | None = None
     final: Final | None = None
     _waiting: list[Entry] = field(default_factory=list[Entry])
     _buffer: _Buffer = field(default_factory=_Buffer)
@@ -67,16 +93,22 @@ class Recorder:
                 self._tool_span(event)
             case Handle():
                 self.handle = event.id
+                self.poll_after = event.poll_after
+            case Checkpoint():
+                self.checkpoint = event
+            case Question():
+                self.question = event
             case Final():
                 self.model = event.model or self.model
                 self.final = event.model_copy(update={"text": recordable_text(event.text), "output": recordable(event.output)})
-            case _:
-                pass
         entries = self._drain()
         # The whole answer stands in the execution's row; the journal keeps how it ended.
         body = event.model_dump(mode="json", exclude={"kind"} | ({"text", "output"} if isinstance(event, Final) else set()))
         entries.append(self._entry(event.kind, body))
-        await self._append(entries)
+        along = None
+        if isinstance(event, Handle) and event.poll_after is not None and self.on_handle is not None:
+            along = partial(self.on_handle, handle=event)
+        await self._append(entries, along)
 
     async def finish(self) -> None:
         """Record what is still buffered."""
@@ -104,12 +136,15 @@ class Recorder:
         assert isinstance(recorded, dict)
         return Entry(seq=self.seq, attempt=self.attempt, at=self.clock.now(), kind=kind, body=recorded)
 
-    async def _append(self, entries: list[Entry]) -> None:
+    async def _append(self, entries: list[Entry], along: Callable[[Connection], None] | None = None) -> None:
+        def append(connection: Connection, added: list[Entry]) -> None:
+            self.journal.append(connection, self.execution_id, added)
+            if along is not None:
+                along(connection)
+
         while entries:
             try:
-                await self.database.write(
-                    lambda connection, added=entries: self.journal.append(connection, self.execution_id, added)
-                )
+                await self.database.write(lambda connection, added=entries: append(connection, added))
                 return
             except NumberTaken:  # a second run of the same work has been noted meanwhile
                 entries = await self._renumbered(entries)

@@ -1,7 +1,7 @@
 """Where an attempt is made."""
 
 from agent_pipelines.execution.flow import FlowControl
-from agent_pipelines.execution.work import Failure, Success, Work
+from agent_pipelines.execution.work import Failure, Success, Waiting, Work
 from agent_pipelines.runtimes.fleet import Place
 
 
@@ -17,8 +17,9 @@ class Router:
         await self._flow.admit(work, place)
         return place
 
-    async def leave(self, work: Work, outcome: Success | Failure | None) -> None:
-        """Give up the place of `work` after its attempt; an outcome of None means that it was cancelled or never made.
+    async def leave(self, work: Work, outcome: Success | Failure | Waiting | None) -> None:
+        """Give up the place of `work` after its attempt; an outcome of None means that it was cancelled or never
+        made, Waiting that its work goes on without a process.
 
         May be called again after that, without effect.
         """

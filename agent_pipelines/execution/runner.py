@@ -1,10 +1,11 @@
 """Carries one execution through its four stages: admit, compose, invoke, settle."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from agent_pipelines.context.composer import Composer
+from agent_pipelines.core.acting import Acting
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import ErrorClass, IllegalTransition, Stage, StorageError
 from agent_pipelines.core.execution import ExecutionResult, RunRef, Status
@@ -17,14 +18,16 @@ from agent_pipelines.execution.admit import Admitter
 from agent_pipelines.execution.attempt import Attempting
 from agent_pipelines.execution.checks import Check, Gate
 from agent_pipelines.execution.compose import Composing
+from agent_pipelines.execution.effects import Effects
 from agent_pipelines.execution.flow import FlowControl
 from agent_pipelines.execution.invoke import Invoker
 from agent_pipelines.execution.route import Router
 from agent_pipelines.execution.settle import Settler
-from agent_pipelines.execution.work import Failure, Success, Work
+from agent_pipelines.execution.work import Failure, Success, Waiting, Work
+from agent_pipelines.governance.human_tasks import HumanTasks
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.ledger.spans import Trace, new_trace_id
-from agent_pipelines.runtimes.fleet import Agent
+from agent_pipelines.runtimes.fleet import Agent, Place
 from agent_pipelines.store.database import Database
 
 _SETTLE_WITHIN = 10.0  # seconds; a database that does not answer must not keep a cancelled process alive
@@ -38,14 +41,27 @@ class Runner:
     """
 
     def __init__(
-        self, database: Database, clock: Clock, ledger: Ledger, ticks: Ticks, inbox: Inbox, composer: Composer, flow: FlowControl
+        self,
+        database: Database,
+        clock: Clock,
+        ledger: Ledger,
+        ticks: Ticks,
+        inbox: Inbox,
+        composer: Composer,
+        effects_of: Callable[[Acting], Effects],
+        flow: FlowControl,
+        human_tasks: HumanTasks,
     ) -> None:
+        self._database = database
+        self._ledger = ledger
         self._clock = clock
         self._admitter = Admitter(database, clock, ledger, ticks)
         self._composing = Composing(database, clock, ledger, composer, ticks)
         self._flow = flow
         self._router = Router(flow)
-        self._invoker = Invoker(database, clock, ledger, self._router, Attempting(clock, flow))
+        url = database.url.render_as_string(hide_password=False)
+        attempting = Attempting(clock, url, effects_of, flow)
+        self._invoker = Invoker(database, clock, ledger, self._router, attempting, human_tasks)
         self._settler = Settler(database, clock, ledger, inbox, composer)
 
     def execute(
@@ -94,6 +110,11 @@ class Runner:
         deadline_at = max(started_at, begins_at) + round(spec.timeout.total * 1_000_000)
         frozen = known.model_copy(update={"spec_hash": stored.spec_hash, "deadline_at": deadline_at})
         work = Work(spec, agent, run, checks, trace, stored, frozen, started_at, begins_at)
+        if (arrived := admission.arrived) is not None:
+            # The same try goes on: numbers and limits count from where it began.
+            work.stored = stored.model_copy(update={"attempts": arrived.attempt - arrived.tries})
+            work.invocation = frozen.model_copy(update={"deadline_at": arrived.deadline_at})
+            work.arrived, work.tries, work.has_wait = arrived, arrived.tries, True
         try:
             return await self._carry(work, failure)
         except asyncio.CancelledError:
@@ -107,15 +128,24 @@ class Runner:
     async def _carry(self, work: Work, failure: Failure | None) -> ExecutionResult:
         if failure is not None:
             return await self._settler.fail(work, failure)
-        work.place = await self._router.choose(work)
-        outcome: Success | Failure | None = None
+        if work.arrived is None:
+            work.place = await self._router.choose(work)
+        else:
+            named = [node for node in work.agent.nodes if node.name == work.arrived.node]
+            work.place = Place(work.agent, named[0] if named else work.agent.pick(work.tries))
+            work.journal_seq = await self._database.read(lambda c: self._ledger.journal.last_seq(c, work.stored.id))
+        ended: Success | Failure | Waiting | None = None
         try:
-            unfit = await self._composing.compose(work)
-            if unfit is not None:
-                return await self._settler.fail(work, unfit)
+            if work.arrived is None:
+                unfit = await self._composing.compose(work)
+                if unfit is not None:
+                    return await self._settler.fail(work, unfit)
             outcome, last_attempt = await self._invoker.invoke(work)
+            ended = outcome
         finally:
-            await self._router.leave(work, outcome)
+            await self._router.leave(work, ended)
+        if isinstance(outcome, Waiting):
+            return await self._settler.wait(work, last_attempt)
         if isinstance(outcome, Success):
             return await self._settler.succeed(work, outcome, last_attempt)
         return await self._settler.fail(work, outcome, last_attempt)

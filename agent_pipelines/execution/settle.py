@@ -6,7 +6,7 @@ from agent_pipelines.context.composer import Composer
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import ErrorClass, ExecutionFailed, Stage
 from agent_pipelines.core.event import Usage
-from agent_pipelines.core.execution import ExecutionResult, Status
+from agent_pipelines.core.execution import FINAL, ExecutionResult, Status
 from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.execution.work import Failure, Success, Work
 from agent_pipelines.ledger.ledger import Ledger
@@ -60,6 +60,18 @@ class Settler:
             why = Failure(failure.error_class, failure.stage, failure.message, checks=success.checks)
             return await self.fail(work, why, last_attempt)
 
+    async def wait(self, work: Work, begins_to_wait: Operation[None]) -> ExecutionResult:
+        """Leave an execution waiting, held by no process."""
+        started_at = self.clock.now()
+
+        def settle(connection: Connection) -> StoredExecution:
+            begins_to_wait(connection)
+            waiting = self.ledger.executions.wait(connection, work.stored.id, work.run.run_id)
+            self._finish(connection, work, waiting, started_at)
+            return waiting
+
+        return (await self.database.write(settle)).result()
+
     async def fail(self, work: Work, failure: Failure, last_attempt: Operation[None] | None = None) -> ExecutionResult:
         """Close a failure."""
         return await self._end_badly(work, Status.FAILED, failure, last_attempt)
@@ -104,6 +116,8 @@ class Settler:
 
     def _finish(self, connection: Connection, work: Work, closed: StoredExecution, settled_from: Microseconds) -> None:
         now = self.clock.now()
+        if work.has_wait and closed.status in FINAL:
+            self.ledger.executions.waits.settle(connection, closed.id)
         error = None if closed.error_class is None else str(closed.error_class)
         trace = work.trace.copy()  # this may be done twice, see Database.write
         trace.add("settle", settled_from, now, error=error)

@@ -7,14 +7,15 @@ from pydantic import JsonValue
 
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.errors import ErrorClass, Stage
-from agent_pipelines.core.event import Final, Usage
+from agent_pipelines.core.event import Final, Question, Usage
 from agent_pipelines.core.execution import CheckResult, RunRef
-from agent_pipelines.core.invocation import Invocation
+from agent_pipelines.core.invocation import Callback, Invocation
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.execution.checks import Check
 from agent_pipelines.execution.permit import Permit
 from agent_pipelines.ledger.spans import Trace
 from agent_pipelines.ledger.stored import StoredExecution
+from agent_pipelines.ledger.waits import StoredWait
 from agent_pipelines.runtimes.fleet import Agent, Place
 from agent_pipelines.store.database import Operation
 
@@ -46,6 +47,13 @@ class Success:
     model: str | None
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """An attempt that goes on without a process: at the agent by its handle, or with people by a question."""
+
+    question: Question | None = None
+
+
 @dataclass
 class Work:
     """One admitted execution with all that its stages need; `invocation` is filled by composing."""
@@ -71,7 +79,16 @@ class Work:
     """What the last attempt used."""
     queued: Microseconds = 0
     """How long it has waited for permits; that counts for no limit of time."""
+    arrived: StoredWait | None = None
+    """What the attempt that goes on has waited for."""
+    callback: Callback | None = None
+    has_wait: bool = False
     _place: Place | None = None
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether another run can go on with this execution: only with one that is all that its task was asked for."""
+        return self.invocation.item is None
 
     @property
     def attempt(self) -> int:
@@ -91,4 +108,7 @@ class Work:
     def remaining(self, now: Microseconds) -> float:
         """What is left of the total time of the task, in seconds."""
         spent = now - max(self.started_at, self.begins_at) - self.queued
-        return max(0.0, self.spec.timeout.total - spent / 1_000_000)
+        total = self.spec.timeout.total - spent / 1_000_000
+        if self.arrived is not None:  # the time counts from where it began to wait
+            total = min(total, (self.arrived.deadline_at - now) / 1_000_000)
+        return max(0.0, total)

@@ -12,13 +12,14 @@ from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import ErrorClass, IllegalTransition, Stage
 from agent_pipelines.core.event import Usage
 from agent_pipelines.core.execution import TRANSITIONS, CheckResult, RunRef, Status
-from agent_pipelines.core.ids import dashed, new_id
+from agent_pipelines.core.ids import ids_beginning, new_id
 from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.ledger import search
 from agent_pipelines.ledger.attempts import OF, SPENT, Attempts
 from agent_pipelines.ledger.recordable import error_columns, recordable, recordable_text
 from agent_pipelines.ledger.stored import StoredExecution
+from agent_pipelines.ledger.waits import StoredWait, Waits
 from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import executions
@@ -28,10 +29,14 @@ from agent_pipelines.store.window import Window
 
 @dataclass(frozen=True)
 class Admission:
-    """Whether a run may work on an invocation: `new`, `resumed`, `finished` before, or a `duplicate` of an execution."""
+    """Whether a run may work on an invocation: `new`, `resumed`, `finished` before, or a `duplicate` of an execution.
+
+    One that waits is `finished` for the runs that come before its outcome; `arrived` is what it has waited for and goes on with.
+    """
 
     outcome: Literal["new", "resumed", "finished", "duplicate"]
     execution: StoredExecution
+    arrived: StoredWait | None = None
 
 
 @dataclass(frozen=True)
@@ -81,11 +86,15 @@ _INDEX = sa.text(
 
 
 class Executions:
-    """Writes and reads executions. All methods take part in the caller's transaction. Their tries are in `attempts`."""
+    """Writes and reads executions. All methods take part in the caller's transaction.
+
+    Their tries are in `attempts`, what they wait for in `waits`.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.attempts = Attempts(clock)
+        self.waits = Waits(clock)
 
     def admit(
         self,
@@ -117,7 +126,7 @@ class Executions:
             "actor": invocation.actor,
             "due_at": invocation.due_at,
             "logical_at": invocation.logical_at,
-            "invocation": recordable(invocation.model_dump(mode="json")),
+            "invocation": recordable(invocation.model_dump(mode="json", exclude={"checkpoint"})),
             "run_id": run.run_id,
             "job": run.job,
             "step": run.step,
@@ -138,9 +147,14 @@ class Executions:
         if same.status in (Status.SUCCEEDED, Status.SKIPPED):
             return Admission("finished" if ours or run.resumes else "duplicate", same)
         if same.status is Status.WAITING or ours or (run.resumes and same.status is not Status.RUNNING):
+            wait = self.waits.unsettled(connection, same.id)
+            if wait is not None and wait.state != "arrived":
+                # The agent is at work on it: nobody asks it again before that has come to its end.
+                standing = same if same.status is Status.WAITING else self._wait_again(connection, same.id)
+                return Admission("finished" if ours or run.resumes else "duplicate", standing)
             try:
                 with connection.begin_nested():
-                    return Admission("resumed", self._resume(connection, same, run))
+                    return Admission("resumed", self._resume(connection, same, run, wait), wait)
             except IntegrityError:  # another execution has taken the deduplication key since
                 return Admission("duplicate", self._live_with_key(connection, invocation.task_key, same.dedupe_key))
         return Admission("duplicate", same)
@@ -161,7 +175,7 @@ class Executions:
         """Record what the agent is given, and that the first try of this run begins with it, now or at `begins_at`."""
         self.attempts.start(connection, execution_id, number, run_id=run_id, agent=agent, node=node, begins_at=begins_at)
         given = {
-            "invocation": recordable(invocation.model_dump(mode="json")),
+            "invocation": recordable(invocation.model_dump(mode="json", exclude={"checkpoint"})),
             "prompt_version": invocation.prompt_version,
             "session_id": invocation.session_id,
             "trimmed": list(trimmed) or None,
@@ -174,6 +188,11 @@ class Executions:
         """Record that a further try begins, before the runtime is asked."""
         self.attempts.start(connection, execution_id, number, run_id=run_id, agent=agent, node=node)
         connection.execute(_CHANGE, {"of": execution_id, "attempts": number, "agent": agent, "node": node})
+
+    def wait(self, connection: sa.Connection, execution_id: str, run_id: str) -> StoredExecution:
+        """Record that an execution waits, and no process holds it. Raises IllegalTransition if it is not that run's any more."""
+        held = _CHANGE_RETURNING.where(executions.c.run_id == run_id, executions.c.status == str(Status.RUNNING))
+        return self._update(connection, held, execution_id, status=str(Status.WAITING))
 
     def close(
         self,
@@ -212,12 +231,16 @@ class Executions:
         return closed
 
     def close_lost(self, connection: sa.Connection, execution_id: str, message: str) -> bool:
-        """Close an execution whose process is gone; False if it has ended meanwhile.
+        """Close an execution whose process is gone; False if it has ended meanwhile, or waits.
 
+        One whose work goes on elsewhere by its handle, or has come to its end there, is not lost: it waits again.
         If an agent was at work, nobody knows what it has done: the error's class is `unknown_outcome`, else `internal`.
         """
         stored = self._first(connection, executions.c.id == execution_id, lock=True)
         if stored is None or stored.status is not Status.RUNNING:
+            return False
+        if self.waits.unsettled(connection, execution_id) is not None:
+            self._wait_again(connection, execution_id)
             return False
         at_work = self.attempts.lose(connection, execution_id) > 0
         error_class = ErrorClass.UNKNOWN_OUTCOME if at_work else ErrorClass.INTERNAL
@@ -232,12 +255,10 @@ class Executions:
         self, connection: sa.Connection, prefix: str, *, workspace: str = "default", limit: int = 5
     ) -> Sequence[StoredExecution]:
         """Executions whose id begins so, with or without its dashes, oldest first."""
-        digits = prefix.replace("-", "").lower()
-        if not 0 < len(digits) <= 32 or set(digits) - set("0123456789abcdef"):
+        ids = ids_beginning(prefix)
+        if ids is None:
             return []
-        # A range of whole ids, which the index answers whatever the collation of the database.
-        first, last = (dashed(digits.ljust(32, fill)) for fill in "0f")
-        query = sa.select(executions).where(executions.c.workspace == workspace, executions.c.id.between(first, last))
+        query = sa.select(executions).where(executions.c.workspace == workspace, executions.c.id.between(*ids))
         return [
             StoredExecution.model_validate(row)
             for row in connection.execute(query.order_by(executions.c.id).limit(limit)).mappings()
@@ -339,6 +360,18 @@ class Executions:
         stored = self._first(connection, executions.c.id == execution_id, lock=True)
         if stored is None or stored.status not in (Status.RUNNING, Status.WAITING):
             return False
+        wait = self.waits.cancel(connection, execution_id)
+        if wait is not None:
+            self.attempts.finish(
+                connection,
+                execution_id,
+                wait.attempt,
+                "cancelled",
+                usage=wait.spent,
+                model=wait.model,
+                handle=wait.handle,
+                error=(ErrorClass.CANCELLED, Stage.INVOKE, reason),
+            )
         self.attempts.lose(connection, execution_id)
         self.close(connection, execution_id, Status.CANCELLED, error=(ErrorClass.CANCELLED, Stage.INVOKE, reason))
         return True
@@ -414,8 +447,15 @@ class Executions:
             raise IllegalTransition(f"execution {execution_id} cannot become {values.get('status')}: it is not running here")
         return StoredExecution.model_validate(row)
 
-    def _resume(self, connection: sa.Connection, stored: StoredExecution, run: RunRef) -> StoredExecution:
-        self.attempts.lose(connection, stored.id)
+    def _wait_again(self, connection: sa.Connection, execution_id: str) -> StoredExecution:
+        self.waits.wait_again(connection, execution_id)
+        return self._update(connection, _CHANGE_RETURNING, execution_id, status=str(Status.WAITING))
+
+    def _resume(
+        self, connection: sa.Connection, stored: StoredExecution, run: RunRef, arrived: StoredWait | None
+    ) -> StoredExecution:
+        if arrived is None:  # else the attempt that has waited goes on
+            self.attempts.lose(connection, stored.id)
         change: dict[str, Any] = {} if stored.status is Status.RUNNING else {"status": str(Status.RUNNING)}
         assert stored.status is Status.RUNNING or Status.RUNNING in TRANSITIONS[stored.status]
         return self._update(

@@ -60,6 +60,12 @@ class Journal:
         query = sa.select(sa.func.max(events.c.seq)).where(events.c.execution_id == execution_id)
         return connection.execute(query).scalar() or 0
 
+    def newest(self, connection: sa.Connection, execution_id: str, kind: str) -> Entry | None:
+        """The last entry of a kind."""
+        query = sa.select(events).where(events.c.execution_id == execution_id, events.c.kind == kind)
+        row = connection.execute(query.order_by(events.c.seq.desc()).limit(1)).mappings().first()
+        return None if row is None else Entry.model_validate(row)
+
     def read(self, connection: sa.Connection, execution_id: str, *, after: int = 0, limit: int = 1_000) -> Sequence[Entry]:
         """Entries after a number, in order."""
         query = sa.select(events).where(events.c.execution_id == execution_id, events.c.seq > after)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from agent_pipelines.core.clock import Clock
+from agent_pipelines.ledger.effects import Effects
 from agent_pipelines.ledger.executions import Executions
 from agent_pipelines.ledger.journal import Journal
 from agent_pipelines.ledger.outbox import Outbox
@@ -19,8 +20,9 @@ class Ledger:
     journal: Journal
     spans: Spans
     outbox: Outbox
+    effects: Effects
 
     @classmethod
     def of(cls, clock: Clock) -> "Ledger":
         """The nouns over one clock."""
-        return cls(TaskSpecs(clock), Executions(clock), Journal(), Spans(), Outbox(clock))
+        return cls(TaskSpecs(clock), Executions(clock), Journal(), Spans(), Outbox(clock), Effects(clock))

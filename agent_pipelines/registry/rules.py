@@ -14,9 +14,13 @@ from agent_pipelines.core.secrets import redactor
 from agent_pipelines.core.task import TaskKey, TaskSpec
 from agent_pipelines.core.trigger import TimeTrigger, Trigger, trigger_name
 from agent_pipelines.engine.due import next_due
-from agent_pipelines.engine.tick import REPAIR
+from agent_pipelines.engine.tick import CONTINUATION, REPAIR
 
-_RESERVED = {REPAIR: "the ticks of repairs", str(Origin.ON_DEMAND): "launches on demand"}
+_RESERVED = {
+    REPAIR: "the ticks of repairs",
+    CONTINUATION: "the ticks of continuations",
+    str(Origin.ON_DEMAND): "launches on demand",
+}
 
 
 class Rules:

@@ -11,6 +11,7 @@ from agent_pipelines.core.errors import DefinitionError
 from agent_pipelines.runtimes.base import Runtime
 
 _ADAPTERS = {
+    "anthropic": "agent_pipelines.runtimes.anthropic:AnthropicRuntime",
     "command": "agent_pipelines.runtimes.command:CommandRuntime",
     "fake": "agent_pipelines.runtimes.fake:FakeRuntime",
     "openai": "agent_pipelines.runtimes.openai:OpenAIRuntime",

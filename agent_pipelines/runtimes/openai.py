@@ -14,6 +14,7 @@ from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.runtimes.base import Capabilities, Runtime, secret_from_environment
 from agent_pipelines.runtimes.excerpt import excerpt
 from agent_pipelines.runtimes.http import Http, HttpConfig, bearer, failure_of_error, read_json
+from agent_pipelines.runtimes.untyped import as_count, as_list, as_mapping, as_text
 
 _PATH = "/chat/completions"
 _OURS = ("model", "messages", "stream", "n")
@@ -135,34 +136,34 @@ class Answer:
             raise RuntimeFailure(ErrorClass.PROTOCOL, excerpt(f"the endpoint answered with no chat completion: {body}"))
         if body.get("error"):
             raise failure_of_error(body["error"], "the endpoint")
-        self.model = _string(body.get("model")) or self.model
-        self._usage = _mapping(body.get("usage")) or self._usage
-        self._hermes = _mapping(body.get("hermes")) or self._hermes
-        for choice in map(_mapping, _list(body.get("choices"))):
+        self.model = as_text(body.get("model")) or self.model
+        self._usage = as_mapping(body.get("usage")) or self._usage
+        self._hermes = as_mapping(body.get("hermes")) or self._hermes
+        for choice in map(as_mapping, as_list(body.get("choices"))):
             self._has_choice = True
-            self._finish_reason = _string(choice.get("finish_reason")) or self._finish_reason
-            message = _mapping(choice.get("delta")) or _mapping(choice.get("message"))
-            self._refusal += _string(message.get("refusal"))
-            self._take_calls(_list(message.get("tool_calls")))
-            if thought := _string(message.get("reasoning_content")) or _string(message.get("reasoning")):
+            self._finish_reason = as_text(choice.get("finish_reason")) or self._finish_reason
+            message = as_mapping(choice.get("delta")) or as_mapping(choice.get("message"))
+            self._refusal += as_text(message.get("refusal"))
+            self._take_calls(as_list(message.get("tool_calls")))
+            if thought := as_text(message.get("reasoning_content")) or as_text(message.get("reasoning")):
                 yield Reasoning(text=thought)
             if text := _plain(message.get("content")):
                 self._pieces.append(text)
                 yield Text(text=text)
 
     def _take_calls(self, pieces: list[Any]) -> None:
-        for position, piece in enumerate(map(_mapping, pieces)):
+        for position, piece in enumerate(map(as_mapping, pieces)):
             slot = piece.get("index", position)
             call = self._slots.get(slot)
-            identity = _string(piece.get("id"))
+            identity = as_text(piece.get("id"))
             # Some endpoints number every call 0; a new id is a new call.
             if call is None or (identity and call["id"] and identity != call["id"]):
                 call = self._slots[slot] = {"id": "", "name": "", "arguments": ""}
                 self._calls.append(call)
-            function = _mapping(piece.get("function"))
+            function = as_mapping(piece.get("function"))
             call["id"] = call["id"] or identity
-            call["name"] = call["name"] or _string(function.get("name"))
-            call["arguments"] += _string(function.get("arguments"))
+            call["name"] = call["name"] or as_text(function.get("name"))
+            call["arguments"] += as_text(function.get("arguments"))
 
     def finish(self) -> Iterator[AgentEvent]:
         """Give the last events, Final among them. Raises RuntimeFailure if this is no success, after what it cost."""
@@ -183,8 +184,8 @@ class Answer:
     def verdict(self) -> RuntimeFailure | None:
         """The failure that the answer stands for although it came with status 200; None for a success."""
         if self._hermes.get("failed"):
-            message = _string(self._hermes.get("error")) or self.text
-            code = _string(self._hermes.get("error_code")) or None
+            message = as_text(self._hermes.get("error")) or self.text
+            code = as_text(self._hermes.get("error_code")) or None
             return RuntimeFailure(ErrorClass.AGENT, excerpt(f"the agent failed: {message}"), code=code)
         if self._finish_reason == "error":
             return RuntimeFailure(ErrorClass.AGENT, excerpt(f"the agent failed: {self.text}"))
@@ -202,10 +203,10 @@ class Answer:
 def usage_of(usage: dict[str, Any], cost_usd: float | None = None) -> Usage:
     """Normalise the usage of a chat completion; its prompt tokens include cached ones, its completion tokens reasoning."""
     return Usage(
-        input_tokens=_count(usage.get("prompt_tokens")),
-        cached_input_tokens=_count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens")),
-        output_tokens=_count(usage.get("completion_tokens")),
-        reasoning_tokens=_count(_mapping(usage.get("completion_tokens_details")).get("reasoning_tokens")),
+        input_tokens=as_count(usage.get("prompt_tokens")),
+        cached_input_tokens=as_count(as_mapping(usage.get("prompt_tokens_details")).get("cached_tokens")),
+        output_tokens=as_count(usage.get("completion_tokens")),
+        reasoning_tokens=as_count(as_mapping(usage.get("completion_tokens_details")).get("reasoning_tokens")),
         requests=1,
         cost_usd=cost_usd,
     )
@@ -213,8 +214,8 @@ def usage_of(usage: dict[str, Any], cost_usd: float | None = None) -> Usage:
 
 def _plain(content: object) -> str:
     if isinstance(content, list):
-        return "".join(_string(_mapping(part).get("text")) for part in content)
-    return _string(content)
+        return "".join(as_text(as_mapping(part).get("text")) for part in content)
+    return as_text(content)
 
 
 def _arguments(text: str) -> JsonValue:
@@ -226,22 +227,6 @@ def _parsed(text: str, otherwise: JsonValue = None) -> JsonValue:
         return read_json(text, "the model")
     except RuntimeFailure:
         return otherwise
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _string(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _number(value: str | None) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
+from agent_pipelines.core.acting import acting
 from agent_pipelines.core.duration import Duration
 from agent_pipelines.core.errors import DefinitionError, ErrorClass, RuntimeFailure
 from agent_pipelines.core.event import AgentEvent, Final, event_adapter
@@ -93,7 +94,9 @@ class PythonRuntime(Runtime[PythonConfig]):
 
     async def _in_child(self, invocation: Invocation) -> AsyncGenerator[AgentEvent, None]:
         name = self.config.function
-        request = json.dumps({"path": sys.path, "invocation": invocation.model_dump(mode="json")}).encode()
+        whom = acting()
+        acts_for = None if whom is None else whom.to_child()
+        request = json.dumps({"path": sys.path, "acting": acts_for, "invocation": invocation.model_dump(mode="json")}).encode()
         argv = [sys.executable, "-P", "-m", _CHILD, name]
         end: Final | RuntimeFailure | None = None
         code = 0

@@ -1,7 +1,7 @@
 """The process that a synchronous Python agent runs in: `python -m agent_pipelines.runtimes.python_child module:function`.
 
-Reads {"path": sys.path, "invocation": ...} on stdin. Writes a JSON line for each event, and {"failure": ...} for an error, to
-what was stdout at its start; what the function prints goes to stderr.
+Reads {"path": sys.path, "acting": ..., "invocation": ...} on stdin. Writes a JSON line for each event, and {"failure": ...} for
+an error, to what was stdout at its start; what the function prints goes to stderr.
 """
 
 import importlib
@@ -12,8 +12,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
+from agent_pipelines.core.acting import Acting, acting_for
 from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.runtimes.python_result import PythonResult, failure_of_exception
 
@@ -47,9 +49,11 @@ def main() -> None:
 
         result = PythonResult()
         try:
-            returned = resolve(sys.argv[1])(Invocation.model_validate(request["invocation"]))
-            for event in result.take_returned(returned):
-                write(event.model_dump_json())
+            acts_for = request["acting"]
+            with nullcontext() if acts_for is None else acting_for(Acting.model_validate(acts_for)):
+                returned = resolve(sys.argv[1])(Invocation.model_validate(request["invocation"]))
+                for event in result.take_returned(returned):
+                    write(event.model_dump_json())
             for event in result.finish():
                 write(event.model_dump_json())
         except BaseException as error:

@@ -17,6 +17,7 @@ from agent_pipelines.hub import Hub
 from agent_pipelines.web.call import Call
 from agent_pipelines.web.guard import Guard
 from agent_pipelines.web.health import Look, status_operation
+from agent_pipelines.web.human_tasks import HumanTaskOperations
 from agent_pipelines.web.limits import LimitOperations
 from agent_pipelines.web.openapi import document
 from agent_pipelines.web.operation import Answer, Operation
@@ -35,6 +36,7 @@ def operations(hub: Hub, declared: Callable[[], Declared], look: Look) -> Sequen
         *TaskOperations(hub, declared).all(),
         *RecordOperations(hub).all(),
         *LimitOperations(hub).all(),
+        *HumanTaskOperations(hub).all(),
         status_operation(look),
     ]
 

@@ -1,7 +1,7 @@
 """What a request may ask: the parameters of its address and its body, as models."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer, WithJsonSchema, model_validator
 
@@ -9,6 +9,7 @@ from agent_pipelines.core.clock import Microseconds, isoformat, to_microseconds
 from agent_pipelines.core.execution import Status
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.rate import Rate
+from agent_pipelines.governance.human_tasks import Subject
 from agent_pipelines.registry.registered import TaskState
 
 
@@ -105,6 +106,24 @@ class LimitValues(BaseModel):
     requests_burst: int | None = Field(default=None, ge=1, description="Requests at once after a rest, above the rate.")
     tokens: Rate | None = Field(default=None, description="Tokens in each period.", examples=["100000/m"])
     tokens_burst: int | None = Field(default=None, ge=1, description="Tokens at once after a rest, above the rate.")
+
+
+class HumanTaskPage(OfTask):
+    """Which human tasks."""
+
+    subject: Subject | None = Field(default=None, description="Only those about this.")
+    state: Literal["open", "answered", "all"] = Field(default="open", description="Only those in this state.")
+    before: int | None = Field(default=None, description="`next_before` of the page before.")
+
+
+class Decision(BaseModel):
+    """The answer to a human task."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    answer: str = Field(min_length=1, description="The answer, one of the options if there are some.", examples=["approve"])
+    data: JsonValue = Field(default=None, description="What the answer brings with it, as in an edited text.")
+    comment: str | None = Field(default=None, description="Why, for the record.")
 
 
 class Nothing(BaseModel):

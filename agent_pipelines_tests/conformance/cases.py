@@ -12,13 +12,14 @@ from agent_pipelines.core.event import Usage
 from agent_pipelines.runtimes.base import Runtime
 from agent_pipelines.runtimes.catalog import create
 from agent_pipelines.runtimes.fake import FakeConfig, FakeRuntime, Pause
+from agent_pipelines_tests.runtimes import messages_wire
 from agent_pipelines_tests.runtimes.scripted_server import Script, ScriptedServer, chunk, frames, whole
 from agent_pipelines_tests.runtimes.waiting import is_alive
 
 KEY = "SUITE_KEY"
 PLANTED = "planted-value-of-the-suite"
 SPENT = Usage(input_tokens=11, cached_input_tokens=3, output_tokens=7, reasoning_tokens=2)
-"""What every echo reports in the words of its runtime, normalised."""
+"""What an echo reports in the words of its runtime, normalised."""
 
 
 @dataclass
@@ -46,7 +47,7 @@ Failure = Callable[[World], Runtime[Any]]
 class Case:
     kind: str
     echo: Callable[[World], Runtime[Any]]
-    """Answers `echo: <prompt>` and reports SPENT, if it reports usage."""
+    """Answers `echo: <prompt>` and reports `spent`, if it reports usage."""
     structured: Callable[[World], Runtime[Any]]
     """Answers {"total": 3} to the prompt `sum`, if it takes a schema."""
     hang: Callable[[World], Hang]
@@ -54,6 +55,8 @@ class Case:
     """Fails with the class for the prompt `fail`."""
     leak: Failure
     """Fails for the prompt `fail` while the other side quotes PLANTED."""
+    spent: Usage = SPENT
+    """What the echo reports."""
 
 
 def openai(stream: bool) -> Case:
@@ -104,6 +107,62 @@ def openai(stream: bool) -> Case:
             ErrorClass.CONNECTION: lambda world: runtime(world, base_url="http://127.0.0.1:1/v1"),
         },
         leak=error(401),
+    )
+
+
+def anthropic(stream: bool) -> Case:
+    say = messages_wire.streamed if stream else messages_wire.whole
+
+    def runtime(world: World, **more: Any) -> Runtime[Any]:
+        address = world.server.base_url.removesuffix("/v1")
+        return create("anthropic", {"base_url": address, "model": "scripted-1", "stream": stream, "api_key_env": KEY} | more)
+
+    def failing(script: Script) -> Failure:
+        def make(world: World) -> Runtime[Any]:
+            world.server.scripts["fail"] = script
+            return runtime(world)
+
+        return make
+
+    def structured(world: World) -> Runtime[Any]:
+        call = {"type": "tool_use", "id": "toolu_1", "name": "answer", "input": {"total": 3}}
+        world.server.scripts["sum"] = say(call, stop_reason="tool_use")
+        return runtime(world)
+
+    def hang(world: World) -> Hang:
+        up = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "up"}}
+        parts = messages_wire.stream(messages_wire.begun(), up, end="hold")
+        world.server.scripts["hang"] = parts if stream else Script(parts=["{"], end="hold")
+        arrived, left = world.server.arrived, world.server.left
+        started = (lambda text: text) if stream else (lambda text: arrived.acquire(blocking=False))
+        return Hang(runtime(world), started, lambda text: left.acquire(blocking=False))
+
+    def error(status: int, kind: str = "api_error") -> Failure:
+        body = {"type": "error", "error": {"type": kind, "message": "you sent $AUTHORIZATION"}}
+        return failing(Script(status=status, parts=[body]))
+
+    return Case(
+        kind="anthropic",
+        echo=runtime,
+        structured=structured,
+        hang=hang,
+        failures={
+            ErrorClass.AUTHENTICATION: error(401, "authentication_error"),
+            ErrorClass.PERMISSION: error(403, "permission_error"),
+            ErrorClass.NOT_FOUND: error(404, "not_found_error"),
+            ErrorClass.INVALID_REQUEST: error(400, "invalid_request_error"),
+            ErrorClass.RATE_LIMIT: error(429, "rate_limit_error"),
+            ErrorClass.QUOTA: error(400, "billing_error"),
+            ErrorClass.SERVER: error(500),
+            ErrorClass.OVERLOADED: error(529, "overloaded_error"),
+            ErrorClass.PROTOCOL: failing(Script(parts=["garbage"])),
+            ErrorClass.REFUSED: failing(say(messages_wire.text("No."), stop_reason="refusal")),
+            ErrorClass.AGENT: failing(say(messages_wire.text("Later."), stop_reason="pause_turn")),
+            ErrorClass.UNKNOWN_OUTCOME: failing(Script(parts=["{"], end="cut")),
+            ErrorClass.CONNECTION: lambda world: runtime(world, base_url="http://127.0.0.1:1"),
+        },
+        leak=error(401),
+        spent=SPENT.model_copy(update={"reasoning_tokens": None}),  # the API does not tell them apart
     )
 
 
@@ -232,6 +291,8 @@ def fake() -> Case:
 
 
 CASES = {
+    "anthropic stream": anthropic(stream=True),
+    "anthropic whole": anthropic(stream=False),
     "openai stream": openai(stream=True),
     "openai whole": openai(stream=False),
     "command text": command("text"),

@@ -15,7 +15,7 @@ from agent_pipelines.core.event import AgentEvent, Text, Usage, UsageReport, eve
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.runtimes.base import Runtime
 from agent_pipelines.runtimes.catalog import kinds
-from agent_pipelines_tests.conformance.cases import CASES, KEY, PLANTED, SPENT, Case, World
+from agent_pipelines_tests.conformance.cases import CASES, KEY, PLANTED, Case, World
 from agent_pipelines_tests.runtimes.invoking import collect, final, invocation, of_type, run
 from agent_pipelines_tests.runtimes.scripted_server import ScriptedServer, running
 from agent_pipelines_tests.runtimes.waiting import a_until
@@ -64,7 +64,7 @@ def test_usage_is_normalised(case: Case, world: World) -> None:
     assert bool(reports) == runtime.capabilities.reports_usage
     if reports:
         spent = reduce(add, (report.usage for report in reports), Usage())
-        assert spent.model_copy(update={"requests": None, "cost_usd": None}) == SPENT
+        assert spent.model_copy(update={"requests": None, "cost_usd": None}) == case.spent
 
 
 def test_a_schema_is_answered_with_an_output(case: Case, world: World) -> None:

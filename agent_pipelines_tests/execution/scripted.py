@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 from agent_pipelines.core.event import AgentEvent, Final
 from agent_pipelines.core.invocation import Invocation
@@ -43,5 +44,5 @@ class ScriptedRuntime(Runtime[RuntimeConfig]):
                 yield step  # pyright: ignore[reportReturnType]
 
 
-def agent(*runtimes: Runtime[RuntimeConfig]) -> Agent:
+def agent(*runtimes: Runtime[Any]) -> Agent:
     return Agent("worker", [Node(f"n{number}", runtime) for number, runtime in enumerate(runtimes, start=1)])

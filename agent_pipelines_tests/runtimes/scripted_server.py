@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on loopback that answers by script.
+"""A server on loopback that answers by script, in the words of OpenAI or of those that a path stands for.
 
 The last user message selects the script; a message that none is written for is answered with `echo: <message>`.
 """
@@ -6,7 +6,7 @@ The last user message selects the script; a message that none is written for is 
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +57,13 @@ def spoken(text: str, stream: bool) -> Script:
     return frames(*deltas, chunk({}, "stop"), chunk(usage=USAGE))
 
 
+Dialect = Callable[[str, bool], Script]
+"""The script that says a text, whole or as a stream."""
+
+DIALECTS: dict[str, Dialect] = {"/chat/completions": spoken}
+"""How an echo is said, by the end of the path that is asked."""
+
+
 class ScriptedServer:
     def __init__(self, port: int) -> None:
         self.base_url = f"http://127.0.0.1:{port}/v1"
@@ -85,14 +92,15 @@ class ScriptedServer:
         self.arrived.release()
 
         said = next((m["content"] for m in reversed(request["messages"]) if m["role"] == "user"), "")
-        script = self.scripts.get(said) or spoken(f"echo: {said}", request.get("stream", False))
+        dialect = next(dialect for path, dialect in DIALECTS.items() if scope["path"].endswith(path))
+        script = self.scripts.get(said) or dialect(f"echo: {said}", request.get("stream", False))
         sent = {"content-type": script.content_type} | script.headers
         pairs = [(name.encode(), value.encode()) for name, value in sent.items()]
         await send({"type": "http.response.start", "status": script.status, "headers": pairs})
         for part in script.parts:
             raw = part if isinstance(part, bytes) else part if isinstance(part, str) else json.dumps(part)
             if isinstance(raw, str):
-                raw = raw.replace("$AUTHORIZATION", headers.get("authorization", "")).encode()
+                raw = raw.replace("$AUTHORIZATION", headers.get("authorization") or headers.get("x-api-key", "")).encode()
             await send({"type": "http.response.body", "body": raw, "more_body": True})
         if script.end == "whole":
             await send({"type": "http.response.body", "body": b"", "more_body": False})

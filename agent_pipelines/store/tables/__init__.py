@@ -3,7 +3,9 @@
 from agent_pipelines.store.tables.audit import audit
 from agent_pipelines.store.tables.base import metadata
 from agent_pipelines.store.tables.bursts import bursts, daemons
+from agent_pipelines.store.tables.effects import effects
 from agent_pipelines.store.tables.executions import attempts, events, execution_texts, executions, outbox, spans, task_specs
+from agent_pipelines.store.tables.human_tasks import human_tasks
 from agent_pipelines.store.tables.limits import flow_rates, flow_turn, limits, permit_demands, permit_holders, permits
 from agent_pipelines.store.tables.prompts import prompt_moves, prompt_versions
 from agent_pipelines.store.tables.registered import registered_task_versions, registered_tasks
@@ -11,17 +13,20 @@ from agent_pipelines.store.tables.run_claims import run_claims, workers
 from agent_pipelines.store.tables.sessions import session_turns, sessions, task_state
 from agent_pipelines.store.tables.ticks import inbox, ticks
 from agent_pipelines.store.tables.triggers import trigger_history, triggers
+from agent_pipelines.store.tables.waits import waits
 
 __all__ = [
     "attempts",
     "audit",
     "bursts",
     "daemons",
+    "effects",
     "events",
     "execution_texts",
     "executions",
     "flow_rates",
     "flow_turn",
+    "human_tasks",
     "inbox",
     "limits",
     "metadata",
@@ -42,5 +47,6 @@ __all__ = [
     "ticks",
     "trigger_history",
     "triggers",
+    "waits",
     "workers",
 ]
