@@ -154,7 +154,7 @@ async def begin(*given: object) -> asyncio.subprocess.Process:
 
 
 async def result_of(process: asyncio.subprocess.Process) -> tuple[int, float, float]:
-    out, _ = await process.communicate()
+    out, _ = await process.communicate(b"")
     done, seconds, cpu = json.loads(out.splitlines()[-1])
     return done, seconds, cpu
 

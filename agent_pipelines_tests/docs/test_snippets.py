@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from agent_pipelines.components.agent import Agent, AgentSpec
+from agent_pipelines.components.limits import Limits
 from agent_pipelines.components.reading import validate
 from agent_pipelines.components.source import Source
 from agent_pipelines.components.task import AgentTask
@@ -18,7 +19,11 @@ from agent_pipelines.core.errors import ErrorClass
 from agent_pipelines.core.task import RetrySpec, TaskSpec
 from agent_pipelines_tests.docs.markdown import ROOT, blocks, name, pages
 
-_KINDS = {"agent_pipelines.components.AgentTask": AgentTask, "agent_pipelines.components.Agent": Agent}
+_KINDS = {
+    "agent_pipelines.components.AgentTask": AgentTask,
+    "agent_pipelines.components.Agent": Agent,
+    "agent_pipelines.components.Limits": Limits,
+}
 # What a part of a declaration lacks.
 _TASK = {"name": "task", "intent": "Do it", "agent": "agent", "prompt": "Do it"}
 _AGENT = {"name": "agent", "runtime": "fake"}
