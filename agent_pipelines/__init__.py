@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from agent_pipelines import frames as frames
     from agent_pipelines.components.agent import Agent as Agent
     from agent_pipelines.components.decorator import agent_task as agent_task
+    from agent_pipelines.components.limits import Limits as Limits
     from agent_pipelines.components.op import agent_op as agent_op
     from agent_pipelines.components.task import AgentTask as AgentTask
     from agent_pipelines.core.calendar import Calendar as Calendar
@@ -54,6 +55,7 @@ _HOMES = {
     "Handle": "core.event",
     "Interval": "core.trigger",
     "Invocation": "core.invocation",
+    "Limits": "components.limits",
     "Reasoning": "core.event",
     "RuntimeFailure": "core.errors",
     "TaskSpec": "core.task",
@@ -86,6 +88,7 @@ __all__ = [
     "Handle",
     "Interval",
     "Invocation",
+    "Limits",
     "Reasoning",
     "RuntimeFailure",
     "TaskSpec",

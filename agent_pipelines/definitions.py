@@ -14,6 +14,7 @@ from agent_pipelines.components.agent import Agent
 from agent_pipelines.components.consistency import duplicates, problems_between, problems_within
 from agent_pipelines.components.declared import declared_by
 from agent_pipelines.components.lane import lane_definitions
+from agent_pipelines.components.limits import Limits, declared_limits, limits_metadata, problems_of_limits
 from agent_pipelines.components.resource import AgentResource, agent_of_key
 from agent_pipelines.components.retention import retention_job, retention_schedule
 from agent_pipelines.components.sensors import reconciler_sensor
@@ -43,11 +44,18 @@ def definitions(path: Path | str, *, kept_days: int | None = None, bursts: Burst
     tree = ProjectTree.for_project(Path(path))
     tasks, broken_tasks = _declared(tree, AgentTask)
     declared_agents, broken_agents = _declared(tree, Agent)
+    limits, broken_limits = _declared(tree, Limits)
     agents = [*declared_agents, *(task.own_agent for task in tasks if task.own_agent is not None)]
-    refuse([*broken_tasks, *broken_agents, *problems_within(tasks, agents), *duplicates(tasks, agents)])
+    refuse([*broken_tasks, *broken_agents, *broken_limits, *problems_within(tasks, agents), *duplicates(tasks, agents)])
     loaded = tree.build_all()
     further_agents, assets = _agents_in(loaded), _assets_in(loaded, tasks)
-    refuse(list(problems_between(tasks, agents, further_agents=further_agents, assets=assets)))
+    refuse(
+        [
+            *problems_between(tasks, agents, further_agents=further_agents, assets=assets),
+            *problems_of_limits(limits, tasks, agents, further_agents=further_agents),
+        ]
+    )
+    limited = declared_limits(tree.project_root.name, limits)
     retention = None if kept_days is None else retention_job()
     added = dg.Definitions(
         executor=dg.in_process_executor if loaded.executor is None else None,
@@ -55,10 +63,11 @@ def definitions(path: Path | str, *, kept_days: int | None = None, bursts: Burst
         asset_checks=[ticks_check()],
         sensors=[reconciler_sensor(), witness_sensor()],
         jobs=[] if retention is None else [retention],
+        metadata=limits_metadata(limited),
         schedules=[] if retention is None or kept_days is None else [retention_schedule(retention, kept_days=kept_days)],
     )
     told = declared_by(tasks, agents, further_agents=further_agents, assets=assets)
-    lanes = [lane_definitions(workspace, tasks, told, bursts or BurstSettings()) for workspace in told.workspaces]
+    lanes = [lane_definitions(workspace, tasks, told, bursts or BurstSettings(), limits=limited) for workspace in told.workspaces]
     return dg.Definitions.merge(loaded, added, *lanes)
 
 

@@ -30,6 +30,7 @@ from agent_pipelines.governance.human_tasks import HumanTasks
 from agent_pipelines.insight.witness import Witness
 from agent_pipelines.ledger.executions import Executions
 from agent_pipelines.ledger.ledger import Ledger
+from agent_pipelines.registry.limiting import Limiting
 from agent_pipelines.registry.pauses import Pauses
 from agent_pipelines.registry.registered import RegisteredTasks
 from agent_pipelines.registry.registry import Registry
@@ -140,6 +141,10 @@ class Hub:
     @cached_property
     def flow(self) -> FlowControl:
         return FlowControl(self.database, self.clock, self.limits, self.permits)
+
+    @cached_property
+    def limiting(self) -> Limiting:
+        return Limiting(self.database, self.limits, self.permits, self.audit, self.clock)
 
     @cached_property
     def runner(self) -> Runner:

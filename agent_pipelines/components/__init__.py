@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agent_pipelines.components.agent import Agent as Agent
+    from agent_pipelines.components.limits import Limits as Limits
     from agent_pipelines.components.task import AgentTask as AgentTask
 
-__all__ = ["Agent", "AgentTask"]
+__all__ = ["Agent", "AgentTask", "Limits"]
 
-_HOMES = {"Agent": "agent", "AgentTask": "task"}
+_HOMES = {"Agent": "agent", "AgentTask": "task", "Limits": "limits"}
 
 
 def __getattr__(name: str) -> Any:

@@ -42,6 +42,12 @@ class AgentSpec(BaseModel):
         description="Settings of the runtime. Secrets are named by their environment variable.",
         examples=[{"base_url": "https://api.openai.com/v1", "model": "gpt-5-mini", "api_key_env": "OPENAI_API_KEY"}],
     )
+    provider: str | None = Field(
+        default=None,
+        pattern=NAME_PATTERN,
+        description="Whose service it uses, for limits of `provider/NAME`; the kind of its runtime if it is not said.",
+        examples=["openai"],
+    )
     nodes: tuple[NodeSpec, ...] = Field(
         default=(), description="Endpoints, the first one tried first; without any the agent is one node."
     )
@@ -126,7 +132,7 @@ class Agent(dg.Component, dg.Resolvable, AgentSpec):
     def resource(self) -> AgentResource:
         """The agent as a Dagster resource."""
         nodes = {node.name: {**self.config, **node.config} for node in self.nodes} or {"main": dict(self.config)}
-        return AgentResource(agent=self.name, runtime=self.runtime, nodes=nodes)
+        return AgentResource(agent=self.name, runtime=self.runtime, nodes=nodes, provider=self.provider)
 
     def _configs(self) -> list[tuple[tuple[str | int, ...], Mapping[str, JsonValue]]]:
         if not self.nodes:

@@ -7,11 +7,13 @@ import dagster as dg
 
 from agent_pipelines.components.burst_report import BurstReport
 from agent_pipelines.components.deployment import HubOf, hub_of, instance_of
+from agent_pipelines.components.limits import note_limits
 from agent_pipelines.components.lost_reports import LostReports
 from agent_pipelines.components.registered_tasks import failing_check, registered_asset
 from agent_pipelines.components.resource import AgentResource, resource_key
 from agent_pipelines.core.clock import isoformat
 from agent_pipelines.core.declared import DECLARED, Declared
+from agent_pipelines.core.declared_limits import DeclaredLimits
 from agent_pipelines.core.execution import RunRef
 from agent_pipelines.core.task import TaskKey, TaskSpec
 from agent_pipelines.engine.burst_settings import BURST, BurstSettings, burst_job_name, lane_sensor_name
@@ -25,19 +27,31 @@ from agent_pipelines.runtimes.fleet import Agent
 
 
 def lane_definitions(
-    workspace: str, tasks: Collection[TaskSpec], declared: Declared, settings: BurstSettings, *, hub_of: HubOf = hub_of
+    workspace: str,
+    tasks: Collection[TaskSpec],
+    declared: Declared,
+    settings: BurstSettings,
+    *,
+    limits: DeclaredLimits | None = None,
+    hub_of: HubOf = hub_of,
 ) -> dg.Definitions:
     """What Dagster has of a workspace's bursts. Opens nothing."""
     return dg.Definitions(
         assets=[registered_asset(workspace)],
         asset_checks=[failing_check(workspace, hub_of=hub_of)],
-        jobs=[burst_job(workspace, tasks, declared, settings, hub_of=hub_of)],
-        sensors=[lane_sensor(workspace, declared, settings, hub_of=hub_of)],
+        jobs=[burst_job(workspace, tasks, declared, settings, limits=limits, hub_of=hub_of)],
+        sensors=[lane_sensor(workspace, declared, settings, limits=limits, hub_of=hub_of)],
     )
 
 
 def burst_job(
-    workspace: str, tasks: Collection[TaskSpec], declared: Declared, settings: BurstSettings, *, hub_of: HubOf = hub_of
+    workspace: str,
+    tasks: Collection[TaskSpec],
+    declared: Declared,
+    settings: BurstSettings,
+    *,
+    limits: DeclaredLimits | None = None,
+    hub_of: HubOf = hub_of,
 ) -> dg.JobDefinition:
     """The job whose runs work on ticks, any number of them, of tasks that are declared or registered."""
     name = burst_job_name(workspace)
@@ -51,6 +65,8 @@ def burst_job(
     )
     def work(context: dg.OpExecutionContext) -> None:
         hub = hub_of(context.instance)
+        if limits is not None:
+            note_limits(hub, limits)
         step = context.get_step_execution_context().step.key
         declarations = Declarations(
             tasks=specs,
@@ -77,11 +93,21 @@ def burst_job(
     return burst
 
 
-def lane_sensor(workspace: str, declared: Declared, settings: BurstSettings, *, hub_of: HubOf = hub_of) -> dg.SensorDefinition:
+def lane_sensor(
+    workspace: str,
+    declared: Declared,
+    settings: BurstSettings,
+    *,
+    limits: DeclaredLimits | None = None,
+    hub_of: HubOf = hub_of,
+) -> dg.SensorDefinition:
     """The sensor that says how the bursts stand. It starts nothing: switched off, the daemon launches no burst."""
 
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        return dg.SkipReason(_standing(hub_of(instance_of(context)), workspace))
+        hub = hub_of(instance_of(context))
+        if limits is not None:
+            note_limits(hub, limits)
+        return dg.SkipReason(_standing(hub, workspace))
 
     return dg.SensorDefinition(
         lane_sensor_name(workspace),

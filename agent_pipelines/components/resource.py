@@ -20,10 +20,12 @@ class AgentResource(dg.ConfigurableResource):
     agent: str
     runtime: str
     nodes: dict[str, dict[str, Any]]
+    provider: str | None = None
 
     def create(self) -> Agent:
         """The agent, ready to work; its user closes it."""
-        return Agent(self.agent, [Node(name, catalog.create(self.runtime, config)) for name, config in self.nodes.items()])
+        nodes = [Node(name, catalog.create(self.runtime, config)) for name, config in self.nodes.items()]
+        return Agent(self.agent, nodes, provider=self.provider)
 
 
 def resource_key(agent: str) -> str:

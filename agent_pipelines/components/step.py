@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from agent_pipelines.components import outcome
 from agent_pipelines.components.deployment import hub_of
+from agent_pipelines.components.limits import note_limits_of
 from agent_pipelines.components.request import Request
 from agent_pipelines.components.resource import AgentResource, resource_key
 from agent_pipelines.core.errors import ExecutionFailed
@@ -39,6 +40,7 @@ def execute(
         invocation, run = request.read()
     except ExecutionFailed as error:
         raise dg.Failure(f"{error.error_class}: {error.message}", allow_retries=False) from error
+    note_limits_of(hub, context)
     agent = cast("AgentResource", getattr(context.resources, resource_key(spec.agent))).create()
     result = hub.runner.execute(invocation, spec, agent, run=run, checks=load_checks(spec), gate=load_gate(spec))
     _show(context, result)

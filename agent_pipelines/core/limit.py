@@ -33,9 +33,9 @@ class Scope(str):
         """Read a scope; a colon may stand behind the kind. Raises ValueError for anything else."""
         found = _FORM.fullmatch(text.strip()) if isinstance(text, str) else None
         if found is None or found[2].count("/") + 1 != _PARTS.get(found[1], 1):
-            raise ValueError(f"scope: {text!r} is not a scope; write one of {_FORMS}")
+            raise ValueError(f"{text!r} is not a scope; write one of {_FORMS}")
         if found[3] is not None and found[1] not in _OF_WORKSPACE:
-            raise ValueError(f"scope: {text!r}: an {found[1]} belongs to all workspaces; leave @{found[3]} out")
+            raise ValueError(f"{text!r}: an {found[1]} belongs to all workspaces; leave @{found[3]} out")
         return cls.of(found[1], found[2], found[3] or "default")
 
     @classmethod

@@ -19,6 +19,9 @@ from agent_pipelines.core.trigger import NAME_PATTERN, After, AssetUpdate, Trigg
 
 _PRECEDENCE: dict[PriorityClass, int] = {"interactive": 1_000, "normal": 0, "batch": -1_000}
 
+INTERACTIVE = 900
+"""Precedence from which on a task is interactive, whatever its priority."""
+
 TaskKey = tuple[str, str, str]
 """Workspace, application and name: what identifies a task everywhere."""
 

@@ -99,6 +99,7 @@ class Ticks:
         limit: int,
         run_id: str | None = None,
         workspace: str | None = None,
+        priority_from: int | None = None,
     ) -> Sequence[Tick]:
         """Give ticks that are to begin by an instant their run: one for all, or a new id for each.
 
@@ -107,6 +108,7 @@ class Ticks:
         """
         free = (*_FREE, ticks.c.lane == lane, *equal({ticks.c.workspace: workspace}))
         query = sa.select(ticks.c.seq).where(*free, ticks.c.begins_at <= until)
+        query = query.where(*within(ticks.c.priority, priority_from, None))
         query = query.order_by(*_PRECEDENCE).limit(limit).with_for_update(skip_locked=True)
         seqs = list(connection.execute(query).scalars())
         if not seqs:
@@ -178,9 +180,12 @@ class Ticks:
         rows = connection.execute(sa.select(ticks).where(ticks.c.id.in_(ids))).mappings()
         return {tick.id: tick for tick in map(Tick.model_validate, rows)}
 
-    def next_begin(self, connection: sa.Connection, *, lane: Lane, workspace: str | None = None) -> Microseconds | None:
+    def next_begin(
+        self, connection: sa.Connection, *, lane: Lane, workspace: str | None = None, priority_from: int | None = None
+    ) -> Microseconds | None:
         """When the first tick is to begin that still waits for a run; None if there is none."""
         query = sa.select(sa.func.min(ticks.c.begins_at)).where(*_FREE, ticks.c.lane == lane)
+        query = query.where(*within(ticks.c.priority, priority_from, None))
         return connection.execute(query.where(*equal({ticks.c.workspace: workspace}))).scalar()
 
     def standing(self, connection: sa.Connection) -> tuple[Microseconds | None, bool]:

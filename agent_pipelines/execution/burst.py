@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import StorageError
 from agent_pipelines.core.execution import ExecutionResult, RunRef, Status, Verdict
-from agent_pipelines.core.task import TaskSpec
+from agent_pipelines.core.task import INTERACTIVE, TaskSpec
 from agent_pipelines.engine.burst_settings import BurstSettings
 from agent_pipelines.engine.bursts import Bursts
 from agent_pipelines.engine.inbox import Inbox
@@ -24,6 +24,7 @@ from agent_pipelines.store.database import Connection, Database
 _SECOND = 1_000_000
 _FASTEST, _SLOWEST = 0.05, 0.5  # seconds between two looks for ticks: while there are some, and after a while without any
 _REFILL = 0.02  # seconds that free places are left free at most while ticks wait, so that one look fills several
+_RESERVED = 100_000  # microseconds between two looks of a burst that is full for ticks that go before the others
 _BEAT = 1.0  # seconds
 _UNKEPT = 10 * _SECOND  # for how long something may be due before nobody is thought to claim it
 _PATIENCE = 60.0  # seconds for which the database may fail before the burst gives up
@@ -88,6 +89,7 @@ class BurstWorker:
         self._running: dict[asyncio.Task[None], Prepared] = {}
         self._broken: list[tuple[Prepared, Exception]] = []
         self._has_more = False
+        self._next_reserved = 0
         self._may_have_strays = False
         self._wake = asyncio.Event()
         self.done = 0
@@ -162,17 +164,22 @@ class BurstWorker:
 
     async def _take(self) -> bool:
         """Take as many ticks as there are free places; whether there were any."""
-        room = self._settings.share - len(self._running) - len(self._waiting) - len(self._broken)
+        in_hand = len(self._running) + len(self._waiting) + len(self._broken)
+        room, priority_from = self._settings.share - in_hand, None
         if room <= 0:
-            return True
+            # What waits for a permit fills the places, too: some are left for those that go before it.
+            room, priority_from = room + max(1, self._settings.share // 4), INTERACTIVE
+            if room <= 0 or self._clock.now() < self._next_reserved:
+                return True
+            self._next_reserved = self._clock.now() + _RESERVED
         until = self._clock.now() + AHEAD
-        if not self._has_more:
-            first = await self.intake.next_begin()
+        if priority_from is not None or not self._has_more:
+            first = await self.intake.next_begin(priority_from=priority_from)
             if first is None or first > until:
-                return False
+                return priority_from is not None
         self._has_more = False
-        prepared, refused = await self.intake.take(until, room)
-        self._has_more = len(prepared) + len(refused) == room
+        prepared, refused = await self.intake.take(until, room, priority_from=priority_from)
+        self._has_more = len(prepared) + len(refused) == room or priority_from is not None
         for each in refused:
             self._note(Ended(each.tick, None, None, each.reason))
         self.put(prepared)

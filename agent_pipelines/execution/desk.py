@@ -43,6 +43,9 @@ class Held:
     tokens: int
     needs_start: bool = True
     waits_since: Microseconds = 0
+    granted_at: Microseconds = 0
+    arrival: int = 0
+    """Its number among all that came to the desk."""
     ready: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -51,7 +54,6 @@ class Line:
     """All of one kind in this loop: how many run, and who waits."""
 
     kind: Kind
-    number: int
     waiting: deque[Held] = field(default_factory=deque[Held])
     running: int = 0
     peak: int = 0
@@ -80,7 +82,6 @@ class Desk:
         self._holder = new_id()
         self._limits: Mapping[str, LimitSpec] = {}
         self._lines: dict[Kind, Line] = {}
-        self._lined = 0
         self._in_use: dict[str, int] = defaultdict(int)
         self._held: Mapping[str, int] = {}
         self._target: Mapping[str, int] = {}
@@ -89,6 +90,7 @@ class Desk:
         self._valid_until: tuple[Microseconds, float] = (0, 0.0)
         self._served: dict[tuple[str, str], tuple[int, Microseconds]] = {}
         self._turn = 0
+        self._arrivals = 0
         self._is_alone = True
         self._corrections: defaultdict[tuple[str, Unit], int] = defaultdict(int)
         self._reported: Sequence[object] = ()
@@ -106,10 +108,10 @@ class Desk:
             self._limits = limits
         line = self._lines.get(kind)
         if line is None:
-            self._lined += 1
-            line = self._lines[kind] = Line(kind, self._lined)
+            line = self._lines[kind] = Line(kind)
             self._read_limits(line)
-        held = Held(line, tokens, needs_start=not again, waits_since=self._clock.now())
+        self._arrivals += 1
+        held = Held(line, tokens, not again, waits_since=self._clock.now(), arrival=self._arrivals)
         (line.waiting.appendleft if again else line.waiting.append)(held)
         line.peak = max(line.peak, line.present)
         self._serve()
@@ -201,7 +203,8 @@ class Desk:
             for scope in line.kind.scopes:
                 self._in_use[scope] += 1
             self._turn += 1
-            self._served[line.kind[:2]] = (self._turn, self._clock.now())
+            held.granted_at = self._clock.now()
+            self._served[line.kind[:2]] = (self._turn, held.granted_at)
             held.ready.set_result(None)
 
     def _is_valid(self) -> bool:
@@ -229,8 +232,7 @@ class Desk:
             self._served.get(kind[:2], (0, 0))[0],
             kind.application,
             -kind.priority,
-            line.waiting[0].waits_since,
-            line.number,
+            line.waiting[0].arrival,
         )
 
     def _may_begin(self, line: Line, now: Microseconds) -> bool:

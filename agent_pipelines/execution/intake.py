@@ -103,13 +103,18 @@ class Intake:
         self._registered: OrderedDict[str, _Known] = OrderedDict()
         self._of_declared: dict[TaskKey, _Known] = {}
 
-    async def next_begin(self) -> Microseconds | None:
-        """When the first tick is to begin that waits for a burst."""
-        return await self._database.read(lambda c: self._ticks.next_begin(c, lane="burst", workspace=self._workspace))
+    async def next_begin(self, *, priority_from: int | None = None) -> Microseconds | None:
+        """When the first tick is to begin that waits for a burst; with `priority_from` only those of this priority or higher."""
+        workspace = self._workspace
+        return await self._database.read(
+            lambda c: self._ticks.next_begin(c, lane="burst", workspace=workspace, priority_from=priority_from)
+        )
 
-    async def take(self, until: Microseconds, limit: int) -> tuple[Sequence[Prepared], Sequence[Refused]]:
+    async def take(
+        self, until: Microseconds, limit: int, *, priority_from: int | None = None
+    ) -> tuple[Sequence[Prepared], Sequence[Refused]]:
         """Take ticks that are to begin by an instant, most urgent first; those that cannot be executed have their verdict."""
-        taken = await self._database.write(lambda connection: self._take(connection, until, limit))
+        taken = await self._database.write(lambda connection: self._take(connection, until, limit, priority_from))
         prepared: list[Prepared] = []
         refused: list[Refused] = []
         for tick in taken.ticks:
@@ -131,9 +136,15 @@ class Intake:
         for agent in self._agents.values():
             await agent.close()
 
-    def _take(self, connection: Connection, until: Microseconds, limit: int) -> _Taken:
+    def _take(self, connection: Connection, until: Microseconds, limit: int, priority_from: int | None) -> _Taken:
         ticks = self._ticks.take(
-            connection, lane="burst", run_id=self._run_id, workspace=self._workspace, until=until, limit=limit
+            connection,
+            lane="burst",
+            run_id=self._run_id,
+            workspace=self._workspace,
+            until=until,
+            limit=limit,
+            priority_from=priority_from,
         )
         hashes = {tick.spec_hash for tick in ticks if tick.spec_hash is not None and tick.spec_hash not in self._registered}
         events = {event_id for tick in ticks if (event_id := event_of(tick)) is not None}

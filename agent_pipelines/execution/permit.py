@@ -16,6 +16,11 @@ class Permit:
     desk: Desk | None = None
     held: Held | None = None
 
+    @property
+    def granted_at(self) -> Microseconds | None:
+        """The instant at which the limits let it begin; None if no limit concerns it, or it was given back."""
+        return None if self.held is None else self.held.granted_at
+
     def release(self, usage: Usage | None = None) -> None:
         """Give it back, and say what was really used; again without effect."""
         desk, held, self.held = self.desk, self.held, None

@@ -54,16 +54,22 @@ class Limits:
         self, connection: sa.Connection, project: str, declared: Mapping[str, tuple[LimitSpec, str | None]], *, actor: str
     ) -> bool:
         """Note all that a project declares, each by its scope with its place; returns whether anything is new."""
-        origin = f"declared:{project}"
-        known = {each.spec.scope: (each.spec, each.place) for each in self.stored(connection) if each.origin == origin}
-        if known == dict(declared):
+        if not self.differs(connection, project, declared):
             return False
+        origin = f"declared:{project}"
         self._remove(connection, limits.c.origin == origin)
         rows = [self._row(spec, origin, actor, place) for spec, place in declared.values()]
         if rows:
             connection.execute(limits.insert(), rows)
         changed(connection)
         return True
+
+    def differs(self, connection: sa.Connection, project: str, declared: Mapping[str, tuple[LimitSpec, str | None]]) -> bool:
+        """Whether a project declares something else than is noted."""
+        origin = f"declared:{project}"
+        return dict(declared) != {
+            each.spec.scope: (each.spec, each.place) for each in self.stored(connection) if each.origin == origin
+        }
 
     def stored(self, connection: sa.Connection) -> Sequence[StoredLimit]:
         """All limits by their scopes, those that others override among them."""

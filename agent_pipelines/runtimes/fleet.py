@@ -18,16 +18,13 @@ class Node:
 class Agent:
     """A named agent: one or more nodes of one runtime."""
 
-    def __init__(self, name: str, nodes: Sequence[Node]) -> None:
+    def __init__(self, name: str, nodes: Sequence[Node], *, provider: str | None = None) -> None:
         if not nodes:
             raise ValueError(f"agent {name!r} has no node; declare at least one")
         self.name = name
         self.nodes = tuple(nodes)
-
-    @property
-    def provider(self) -> str:
-        """Whose service the agent uses, for limits: the kind of its runtime."""
-        return self.nodes[0].runtime.kind
+        self.provider = provider or self.nodes[0].runtime.kind
+        """Whose service the agent uses, for limits."""
 
     @property
     def capabilities(self) -> Capabilities:

@@ -18,6 +18,7 @@ from agent_pipelines.web.call import Call
 from agent_pipelines.web.guard import Guard
 from agent_pipelines.web.health import Look, status_operation
 from agent_pipelines.web.human_tasks import HumanTaskOperations
+from agent_pipelines.web.limits import LimitOperations
 from agent_pipelines.web.openapi import document
 from agent_pipelines.web.operation import Answer, Operation
 from agent_pipelines.web.problem import answer_to, problem
@@ -35,6 +36,7 @@ def operations(hub: Hub, declared: Callable[[], Declared], look: Look) -> Sequen
     others = [
         *TaskOperations(hub, declared).all(),
         *RecordOperations(hub).all(),
+        *LimitOperations(hub).all(),
         *HumanTaskOperations(hub).all(),
         *WaitOperations(hub).all(),
         status_operation(look),

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, P
 from agent_pipelines.core.clock import Microseconds, isoformat, to_microseconds
 from agent_pipelines.core.execution import Status
 from agent_pipelines.core.invocation import Origin
+from agent_pipelines.core.rate import Rate
 from agent_pipelines.governance.human_tasks import Subject
 from agent_pipelines.registry.registered import TaskState
 
@@ -93,6 +94,18 @@ class ExecutionPage(OfTask):
     until: Instant | None = Field(default=None, description="Only executions begun before this instant.")
     text: str | None = Field(default=None, description="Only those whose answer, error or task holds all these words.")
     before: int | None = Field(default=None, description="`next_before` of the page before.")
+
+
+class LimitValues(BaseModel):
+    """What may happen in a scope."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    concurrency: int | None = Field(default=None, ge=1, description="Executions at once, over all processes.", examples=[5])
+    requests: Rate | None = Field(default=None, description="Requests in each period.", examples=["10/s"])
+    requests_burst: int | None = Field(default=None, ge=1, description="Requests at once after a rest, above the rate.")
+    tokens: Rate | None = Field(default=None, description="Tokens in each period.", examples=["100000/m"])
+    tokens_burst: int | None = Field(default=None, ge=1, description="Tokens at once after a rest, above the rate.")
 
 
 class HumanTaskPage(OfTask):

@@ -41,8 +41,8 @@ def die_at(boundary: str) -> None:
     """Have the process die between two of its steps."""
     carry, take, counted = Runner._carry, Intake.take, [0]
 
-    async def dying_take(self: Intake, until: int, limit: int) -> Any:
-        taken = await take(self, until, limit)
+    async def dying_take(self: Intake, until: int, limit: int, **more: Any) -> Any:
+        taken = await take(self, until, limit, **more)
         counted[0] += 1
         return die() if counted[0] == 2 else taken
 

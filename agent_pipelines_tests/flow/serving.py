@@ -3,7 +3,6 @@
 import asyncio
 import json
 import sys
-import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +24,8 @@ class Server:
         self.live: dict[str, int] = defaultdict(int)
         self.most: dict[str, int] = defaultdict(int)
         self.most_of_all = 0
-        self.arrivals: list[tuple[float, str]] = []
+        self.arrivals: list[tuple[int, str]] = []
+        """When each request was granted, in microseconds, and by whom it came."""
         self.changed = asyncio.Event()
 
     @asynccontextmanager
@@ -46,11 +46,11 @@ class Server:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                who, seconds = json.loads(line)
+                who, seconds, granted_at = json.loads(line)
                 self.live[who] += 1
                 self.most[who] = max(self.most[who], self.live[who])
                 self.most_of_all = max(self.most_of_all, sum(self.live.values()))
-                self.arrivals.append((time.monotonic(), who))
+                self.arrivals.append((granted_at, who))
                 self.changed.set()
                 await asyncio.sleep(seconds)
                 self.live[who] -= 1
@@ -62,7 +62,7 @@ class Server:
             writer.close()
 
 
-def most_in_any_window(instants: list[float], length: float) -> int:
+def most_in_any_window(instants: list[int], length: int) -> int:
     """The highest number of instants that lie within a length of time."""
     ordered, first, most = sorted(instants), 0, 0
     for last, instant in enumerate(ordered):
@@ -87,7 +87,7 @@ async def ask(
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         await flow.confirm(permit)
-        writer.write(json.dumps([who, seconds]).encode() + b"\n")
+        writer.write(json.dumps([who, seconds, permit.granted_at]).encode() + b"\n")
         await reader.readline()
         writer.close()
     finally:
