@@ -120,7 +120,9 @@ class Hub:
 
     @cached_property
     def runner(self) -> Runner:
-        return Runner(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer, self.effects_of)
+        return Runner(
+            self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer, self.effects_of, self.human_tasks
+        )
 
     @cached_property
     def burst_nouns(self) -> BurstNouns:

@@ -53,10 +53,14 @@ def check_specs(spec: TaskSpec) -> list[dg.AssetCheckSpec]:
         dg.AssetCheckSpec(check.name, asset=key, blocking=check.blocking, description=f"`{check.python}`")
         for check in spec.checks
     ]
-    if spec.output.schema_ is None:
-        return declared
-    description = "The answer satisfies the declared JSON Schema."
-    return [dg.AssetCheckSpec(outcome.SCHEMA_CHECK, asset=key, blocking=True, description=description), *declared]
+    added: list[dg.AssetCheckSpec] = []
+    if spec.output.schema_ is not None:
+        description = "The answer satisfies the declared JSON Schema."
+        added.append(dg.AssetCheckSpec(outcome.SCHEMA_CHECK, asset=key, blocking=True, description=description))
+    if spec.degrade:
+        description = "The result is what was asked for: not an older one, not a part."
+        added.append(dg.AssetCheckSpec(outcome.DEGRADED_CHECK, asset=key, description=description))
+    return [*added, *declared]
 
 
 def task_asset(spec: TaskSpec) -> dg.AssetsDefinition:
@@ -69,7 +73,7 @@ def task_asset(spec: TaskSpec) -> dg.AssetsDefinition:
         # Only a subsettable asset may end without its checks.
         can_subset=True,
         pool=spec.pool,
-        required_resource_keys={resource_key(spec.agent)},
+        required_resource_keys={resource_key(agent) for agent in spec.agents},
     )
     def body(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         partition = context.partition_key if context.has_partition_key else None
@@ -80,7 +84,7 @@ def task_asset(spec: TaskSpec) -> dg.AssetsDefinition:
 
 def _events(spec: TaskSpec, result: ExecutionResult) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
     match outcome.verdict(result):
-        case "ran":
+        case "ran" | "degraded":
             yield outcome.materialization(asset_key(spec), spec, result)
         case "failed":
             # Before the failure, so that a red check is seen as red; there is no materialization that it could condemn.

@@ -39,8 +39,9 @@ def execute(
         invocation, run = request.read()
     except ExecutionFailed as error:
         raise dg.Failure(f"{error.error_class}: {error.message}", allow_retries=False) from error
-    agent = cast("AgentResource", getattr(context.resources, resource_key(spec.agent))).create()
-    result = hub.runner.execute(invocation, spec, agent, run=run, checks=load_checks(spec), gate=load_gate(spec))
+    resources = [cast("AgentResource", getattr(context.resources, resource_key(name))) for name in spec.agents]
+    agent, *others = [resource.create() for resource in resources]
+    result = hub.runner.execute(invocation, spec, agent, run=run, checks=load_checks(spec), gate=load_gate(spec), others=others)
     _show(context, result)
     return result
 

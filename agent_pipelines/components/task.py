@@ -13,7 +13,7 @@ from agent_pipelines.components.agent import Agent
 from agent_pipelines.components.asset import task_asset
 from agent_pipelines.components.claim import refuse_reserved_names
 from agent_pipelines.components.job import job_name, task_job
-from agent_pipelines.components.outcome import SCHEMA_CHECK
+from agent_pipelines.components.outcome import DEGRADED_CHECK, SCHEMA_CHECK
 from agent_pipelines.components.reading import Attributes, substitute, validate
 from agent_pipelines.components.scaffolding import TaskScaffolder
 from agent_pipelines.components.schedules import schedules_for
@@ -26,6 +26,7 @@ from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.core.trigger import trigger_name
 
 PROMPT_FILE = "prompt.md"
+_KEPT = {SCHEMA_CHECK: "the schema", DEGRADED_CHECK: "`degrade`"}
 
 
 class TaskAttributes(Attributes):
@@ -41,7 +42,7 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
 
     It becomes an asset with its checks, a job, schedules and sensors. In YAML the name defaults to that of the folder and
     the prompt to the file prompt.md in it. Templates of Dagster, as `{{ env.NAME }}`, work everywhere but in the texts that
-    are templates of ours: prompt, system, deduplicate_by and variables.
+    are templates of ours: prompt, system, deduplicate_by, cache.key and variables.
     """
 
     _source: Source = PrivateAttr(default=Source())
@@ -95,9 +96,9 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
     def problems(self) -> list[DefinitionError]:
         """What Dagster would refuse, in our words."""
         found = [
-            self.problem(f"`{SCHEMA_CHECK}` is the check of the schema", f"checks[{index}].name", "Choose another name")
+            self.problem(f"`{check.name}` is the check of {_KEPT[check.name]}", f"checks[{index}].name", "Choose another name")
             for index, check in enumerate(self.checks)
-            if check.name == SCHEMA_CHECK
+            if check.name in _KEPT
         ]
         for field, tags, owners in (("tags", self.tags, ()), ("owners", {}, self.owners)):
             try:
@@ -133,7 +134,7 @@ def _is_ours(way: Way) -> bool:
     match tuple(way):
         case ("prompt" | "system" | "deduplicate_by" | "variables",):
             return True
-        case ("triggers", int(), "variables") | ("output", "schema"):
+        case ("triggers", int(), "variables") | ("output", "schema") | ("cache", "key"):
             return True
         case _:
             return False

@@ -39,7 +39,7 @@ class Attempting:
             return Failure(ErrorClass.TIMEOUT, Stage.INVOKE, f"ended after {limit:.3g} s, the limit of {which}")
         except RuntimeFailure as failure:
             await recorder.finish()
-            return Failure(failure.error_class, Stage.INVOKE, failure.message, failure.status, failure.retry_after)
+            return Failure(failure.error_class, Stage.INVOKE, failure.message, failure.status, failure.retry_after, failure.tries)
         except StorageError:
             raise
         except Exception as error:  # a fault of the adapter must not take the record with it

@@ -6,10 +6,10 @@ from typing import Any
 
 from agent_pipelines.context.composer import Composer
 from agent_pipelines.core.acting import Acting
-from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.core.clock import Clock, Microseconds, isoformat
 from agent_pipelines.core.errors import ErrorClass, IllegalTransition, Stage, StorageError
 from agent_pipelines.core.execution import ExecutionResult, RunRef, Status
-from agent_pipelines.core.invocation import Invocation
+from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.engine.ticks import Ticks
@@ -18,11 +18,13 @@ from agent_pipelines.execution.admit import Admitter
 from agent_pipelines.execution.attempt import Attempting
 from agent_pipelines.execution.checks import Check, Gate
 from agent_pipelines.execution.compose import Composing
+from agent_pipelines.execution.degrade import Degrading
 from agent_pipelines.execution.effects import Effects
 from agent_pipelines.execution.invoke import Invoker
 from agent_pipelines.execution.route import Router
 from agent_pipelines.execution.settle import Settler
 from agent_pipelines.execution.work import Failure, Success, Work
+from agent_pipelines.governance.human_tasks import HumanTasks
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.ledger.spans import Trace, new_trace_id
 from agent_pipelines.runtimes.fleet import Agent
@@ -47,6 +49,7 @@ class Runner:
         inbox: Inbox,
         composer: Composer,
         effects_of: Callable[[Acting], Effects],
+        human_tasks: HumanTasks,
     ) -> None:
         self._clock = clock
         self._admitter = Admitter(database, clock, ledger, ticks)
@@ -58,8 +61,10 @@ class Runner:
             ledger,
             self._router,
             Attempting(clock, str(database.url.render_as_string(hide_password=False)), effects_of),
+            self._composing,
         )
         self._settler = Settler(database, clock, ledger, inbox, composer)
+        self._degrading = Degrading(database, clock, ledger, ticks, human_tasks, self._settler)
 
     def execute(
         self,
@@ -70,9 +75,14 @@ class Runner:
         run: RunRef,
         checks: Sequence[Check] = (),
         gate: Gate | None = None,
+        others: Sequence[Agent] = (),
     ) -> ExecutionResult:
-        """Execute an invocation from plain code; waits for its end. Raises StorageError if the record cannot be kept."""
-        return bridge.run(_close_after(agent, self.run(invocation, spec, agent, run=run, checks=checks, gate=gate)))
+        """Execute an invocation from plain code; waits for its end. Raises StorageError if the record cannot be kept.
+
+        `others` are the agents of the task's fallbacks; all agents are closed.
+        """
+        running = self.run(invocation, spec, agent, run=run, checks=checks, gate=gate, others=others)
+        return bridge.run(_close_after((agent, *others), running))
 
     async def run(
         self,
@@ -84,10 +94,12 @@ class Runner:
         checks: Sequence[Check] = (),
         gate: Gate | None = None,
         begins_at: Microseconds = 0,
+        others: Sequence[Agent] = (),
     ) -> ExecutionResult:
         """Execute an invocation. Cancelling it cancels the agent's work, and is recorded.
 
         With `begins_at` it may be called ahead: everything is made ready, and the agent is asked on that instant.
+        The deadline of the invocation is the earliest of: its own, what the service level says, and the total time of the task.
         """
         trace = Trace(new_trace_id())
         started_at = self._clock.now()
@@ -105,8 +117,24 @@ class Runner:
         # The record is without secrets; a new execution works with what it was really given.
         known = invocation if admission.outcome == "new" else stored.invocation
         deadline_at = max(started_at, begins_at) + round(spec.timeout.total * 1_000_000)
+        if admission.outcome == "new":
+            deadline_at = min([deadline_at, *_promised(invocation, spec)])
         frozen = known.model_copy(update={"spec_hash": stored.spec_hash, "deadline_at": deadline_at})
-        work = Work(spec, agent, run, checks, trace, stored, frozen, started_at, begins_at)
+        work = Work(
+            spec,
+            agent,
+            run,
+            checks,
+            trace,
+            stored,
+            frozen,
+            started_at,
+            begins_at,
+            others={each.name: each for each in (agent, *others)},
+        )
+        if failure is None and deadline_at <= max(started_at, begins_at):
+            words = f"the deadline was {isoformat(deadline_at)}, and the work had not begun"
+            failure = Failure(ErrorClass.TIMEOUT, Stage.ADMIT, words)
         try:
             return await self._carry(work, failure)
         except asyncio.CancelledError:
@@ -119,27 +147,40 @@ class Runner:
 
     async def _carry(self, work: Work, failure: Failure | None) -> ExecutionResult:
         if failure is not None:
-            return await self._settler.fail(work, failure)
+            return await self._degrading.fail(work, failure)
         work.place = await self._router.choose(work)
         ended: Success | Failure | None = None
         try:
             unfit = await self._composing.compose(work)
             if unfit is not None:
-                return await self._settler.fail(work, unfit)
+                return await self._degrading.fail(work, unfit)
+            if work.cached_from is not None:
+                await self._invoker.until(work.begins_at)
+                return await self._settler.reuse(work, work.cached_from)
             outcome, last_attempt = await self._invoker.invoke(work)
             ended = outcome
         finally:
             await self._router.leave(work, ended)
         if isinstance(outcome, Success):
             return await self._settler.succeed(work, outcome, last_attempt)
-        return await self._settler.fail(work, outcome, last_attempt)
+        return await self._degrading.fail(work, outcome, last_attempt)
 
 
-async def _close_after(agent: Agent, running: Coroutine[Any, Any, ExecutionResult]) -> ExecutionResult:
+def _promised(invocation: Invocation, spec: TaskSpec) -> Sequence[Microseconds]:
+    """The deadlines of a new invocation besides that of its own work. What is done later on purpose has none."""
+    told = [] if invocation.deadline_at is None else [invocation.deadline_at]
+    within = spec.service_level.finish_within
+    if within is not None and invocation.origin is not Origin.BACKFILL:
+        told.append(invocation.due_at + round(within * 1_000_000))
+    return told
+
+
+async def _close_after(agents: Sequence[Agent], running: Coroutine[Any, Any, ExecutionResult]) -> ExecutionResult:
     try:
         return await running
     finally:
-        await agent.close()
+        for agent in agents:
+            await agent.close()
 
 
 async def _shielded(settling: Coroutine[Any, Any, object]) -> None:

@@ -46,6 +46,8 @@ class Runtime(ABC, Generic[ConfigT]):
 
     kind: ClassVar[str]
     config_type: ClassVar[type[RuntimeConfig]]
+    stops_by: str = "closed its stream"
+    """What it does when it is cancelled, for the record."""
     capabilities: Capabilities  # of the class; an instance narrows them by its settings
 
     def __init__(self, config: ConfigT) -> None:
