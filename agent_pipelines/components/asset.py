@@ -1,6 +1,6 @@
 """The Dagster asset of a task."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
@@ -63,8 +63,8 @@ def check_specs(spec: TaskSpec) -> list[dg.AssetCheckSpec]:
     return [*added, *declared]
 
 
-def task_asset(spec: TaskSpec) -> dg.AssetsDefinition:
-    """The asset that executes a task when it is materialized."""
+def task_asset(spec: TaskSpec, *, followers: Sequence[TaskSpec] = ()) -> dg.AssetsDefinition:
+    """The asset that executes a task when it is materialized; the tasks that follow it leave it a deadline."""
 
     @dg.multi_asset(
         name=op_name(spec),
@@ -77,7 +77,7 @@ def task_asset(spec: TaskSpec) -> dg.AssetsDefinition:
     )
     def body(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         partition = context.partition_key if context.has_partition_key else None
-        yield from _events(spec, execute(context, spec, item=partition, partition=partition))
+        yield from _events(spec, execute(context, spec, item=partition, partition=partition, followers=followers))
 
     return body
 

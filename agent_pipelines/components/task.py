@@ -1,7 +1,7 @@
 """Tasks in YAML."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,6 +47,7 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
 
     _source: Source = PrivateAttr(default=Source())
     _agent: Agent | None = PrivateAttr(default=None)
+    _followers: tuple[TaskSpec, ...] = PrivateAttr(default=())
 
     @property
     def source(self) -> Source:
@@ -57,6 +58,10 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
         """Say where the task is declared, for one made by plain Python code."""
         if self._source.file is None:
             self._source = Source(file, root)
+
+    def followed_by(self, followers: Sequence[TaskSpec]) -> None:
+        """Say which tasks come after this one and have to be finished within a time."""
+        self._followers = tuple(followers)
 
     @property
     def own_agent(self) -> Agent | None:
@@ -122,7 +127,7 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         job = job_name(self)
         return dg.Definitions(
-            assets=[task_asset(self)],
+            assets=[task_asset(self, followers=self._followers)],
             jobs=[task_job(self)],
             schedules=schedules_for(self, job),
             sensors=sensors_for(self, job),

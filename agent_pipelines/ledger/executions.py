@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -333,6 +334,14 @@ class Executions:
         """The newest success of a task that is what was asked for, and that ended at or after an instant."""
         succeeded = (executions.c.status == str(Status.SUCCEEDED), executions.c.degraded.is_(None))
         return self._first(connection, _of_task(task), *succeeded, executions.c.finished_at >= finished_from)
+
+    def usual_duration(self, connection: sa.Connection, task: TaskKey, *, of: int = 20) -> float | None:
+        """The median of how long the newest successes of a task took, in seconds; None if there is none."""
+        c = executions.c
+        succeeded = (c.status == str(Status.SUCCEEDED), c.degraded.is_(None), c.cached_from.is_(None))
+        query = sa.select(c.finished_at - c.created_at).where(_of_task(task), *succeeded).order_by(c.seq.desc()).limit(of)
+        taken = list(connection.execute(query).scalars())
+        return max(0.0, median(taken) / 1_000_000) if taken else None
 
     def running(self, connection: sa.Connection, *, created_before: Microseconds, limit: int = 500) -> Sequence[StoredExecution]:
         """Executions that run since before an instant, oldest first."""

@@ -1,11 +1,14 @@
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from agent_pipelines import effects
 from agent_pipelines.core.clock import ManualClock
-from agent_pipelines.core.event import Final, Usage, UsageReport
+from agent_pipelines.core.event import AgentEvent, Final, Usage, UsageReport
 from agent_pipelines.core.execution import ExecutionResult, Status
+from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.hub import Hub
 from agent_pipelines_tests.execution.conftest import Execute, invocation, spec
 from agent_pipelines_tests.execution.scripted import ScriptedRuntime
@@ -100,6 +103,20 @@ def test_a_failure_is_not_kept(execute: Execute) -> None:
     runtime = ScriptedRuntime([OSError("no")], ["ok"])
     assert execute(runtime, spec=cached(), invocation=about("x")).status is Status.FAILED
     assert execute(runtime, spec=cached(), invocation=about("x")).cached_from is None
+
+
+def test_what_a_call_has_done_besides_is_not_left_out_the_next_time(hub: Hub, execute: Execute) -> None:
+    done: list[str] = []
+
+    class Acting(ScriptedRuntime):
+        async def stream(self, invocation: Invocation) -> AsyncGenerator[AgentEvent, None]:
+            await effects.once("ticket", lambda key: done.append(key) or "opened")
+            yield Final(text="ok")
+
+    runtime = Acting(["unused"])
+    execute(runtime, spec=cached(), invocation=about("x"))
+    assert execute(runtime, spec=cached(), invocation=about("x")).cached_from is None
+    assert len(done) == 2
 
 
 def test_results_are_cleared_and_forgotten(hub: Hub, execute: Execute, runtime: ScriptedRuntime, clock: ManualClock) -> None:
