@@ -20,6 +20,7 @@ from agent_pipelines.components.retention import retention_job, retention_schedu
 from agent_pipelines.components.sensors import reconciler_sensor
 from agent_pipelines.components.task import AgentTask
 from agent_pipelines.components.witness import ticks_asset, ticks_check, witness_sensor
+from agent_pipelines.core.critical_path import followers_of
 from agent_pipelines.core.declared import Declared
 from agent_pipelines.core.errors import DefinitionError
 from agent_pipelines.core.problems import refuse
@@ -47,6 +48,8 @@ def definitions(path: Path | str, *, kept_days: int | None = None, bursts: Burst
     limits, broken_limits = _declared(tree, Limits)
     agents = [*declared_agents, *(task.own_agent for task in tasks if task.own_agent is not None)]
     refuse([*broken_tasks, *broken_agents, *broken_limits, *problems_within(tasks, agents), *duplicates(tasks, agents)])
+    for task in tasks:
+        task.followed_by(followers_of(task, tasks))
     loaded = tree.build_all()
     further_agents, assets = _agents_in(loaded), _assets_in(loaded, tasks)
     refuse(

@@ -20,7 +20,11 @@ from agent_pipelines.core.calendar import Calendar
 from agent_pipelines.core.duration import Duration
 from agent_pipelines.core.task import (
     Budget,
+    CacheSpec,
     CheckSpec,
+    ClassRetrySpec,
+    DegradeSpec,
+    FallbackSpec,
     OutputSpec,
     RetrySpec,
     ServiceLevel,
@@ -42,6 +46,10 @@ PARTS: tuple[type[BaseModel], ...] = (
     CheckSpec,
     TimeoutSpec,
     RetrySpec,
+    ClassRetrySpec,
+    FallbackSpec,
+    DegradeSpec,
+    CacheSpec,
     Budget,
     ServiceLevel,
 )
@@ -71,7 +79,7 @@ A task is declared in a `defs.yaml` (`type: agent_pipelines.components.AgentTask
 - In YAML `name` may be left out: it is then the name of the folder.
 
 Some fields are declared, stored and shown, and nothing acts on them in this version: `budget`, `cost_estimate`,
-`service_level`, `risk`. The names in `notifications` are written to the outbox, which nothing reads yet.
+`service_level.start_within`, `risk`. The names in `notifications` are written to the outbox, which nothing reads yet.
 """
 
 

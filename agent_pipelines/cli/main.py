@@ -7,6 +7,7 @@ import typer
 
 from agent_pipelines.cli import (
     audit,
+    cache,
     effect,
     event,
     execution,
@@ -40,7 +41,7 @@ app = typer.Typer(
 )
 task.app.add_typer(registered.app)
 task.app.add_typer(trigger_history.app)
-for group in (task, execution, tick, limit, effect, human, prompt, session, event, audit, runtime):
+for group in (task, execution, tick, limit, effect, human, prompt, session, event, cache, audit, runtime):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 app.add_typer(tick.app, name="ticks", hidden=True)
 app.command()(init)

@@ -1,6 +1,6 @@
 """The Dagster asset of a task."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
@@ -53,14 +53,18 @@ def check_specs(spec: TaskSpec) -> list[dg.AssetCheckSpec]:
         dg.AssetCheckSpec(check.name, asset=key, blocking=check.blocking, description=f"`{check.python}`")
         for check in spec.checks
     ]
-    if spec.output.schema_ is None:
-        return declared
-    description = "The answer satisfies the declared JSON Schema."
-    return [dg.AssetCheckSpec(outcome.SCHEMA_CHECK, asset=key, blocking=True, description=description), *declared]
+    added: list[dg.AssetCheckSpec] = []
+    if spec.output.schema_ is not None:
+        description = "The answer satisfies the declared JSON Schema."
+        added.append(dg.AssetCheckSpec(outcome.SCHEMA_CHECK, asset=key, blocking=True, description=description))
+    if spec.degrade:
+        description = "The result is what was asked for: not an older one, not a part."
+        added.append(dg.AssetCheckSpec(outcome.DEGRADED_CHECK, asset=key, description=description))
+    return [*added, *declared]
 
 
-def task_asset(spec: TaskSpec) -> dg.AssetsDefinition:
-    """The asset that executes a task when it is materialized."""
+def task_asset(spec: TaskSpec, *, followers: Sequence[TaskSpec] = ()) -> dg.AssetsDefinition:
+    """The asset that executes a task when it is materialized; the tasks that follow it leave it a deadline."""
 
     @dg.multi_asset(
         name=op_name(spec),
@@ -69,18 +73,18 @@ def task_asset(spec: TaskSpec) -> dg.AssetsDefinition:
         # Only a subsettable asset may end without its checks.
         can_subset=True,
         pool=spec.pool,
-        required_resource_keys={resource_key(spec.agent)},
+        required_resource_keys={resource_key(agent) for agent in spec.agents},
     )
     def body(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         partition = context.partition_key if context.has_partition_key else None
-        yield from _events(spec, execute(context, spec, item=partition, partition=partition))
+        yield from _events(spec, execute(context, spec, item=partition, partition=partition, followers=followers))
 
     return body
 
 
 def _events(spec: TaskSpec, result: ExecutionResult) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
     match outcome.verdict(result):
-        case "ran":
+        case "ran" | "degraded":
             yield outcome.materialization(asset_key(spec), spec, result)
         case "failed":
             # Before the failure, so that a red check is seen as red; there is no materialization that it could condemn.

@@ -137,7 +137,7 @@ def events_of(ended: Ended, workspace: str) -> list[AssetEvent]:
     }
     checks = [] if is_registered else [_evaluation(key, each) for each in outcome.check_results(key, spec, result)]
     match verdict_of(ended):
-        case "ran":
+        case "ran" | "degraded":
             content = result.text if result.output is None else canonical_json(result.output)
             # As Dagster tags what a step of its own materializes.
             tags = {

@@ -87,6 +87,13 @@ def problems_between(
         elif task.prompt is None and task.agent in known and known[task.agent].runtime not in _WITHOUT_PROMPT:
             problem = f"is missing, and agent `{task.agent}` cannot work without"
             yield task.problem(problem, ("prompt",), "Write it here, or into prompt.md beside the task")
+        for index, each in enumerate(task.fallback):
+            if each.agent is not None and each.agent not in known and each.agent not in further_agents:
+                suggested = _suggested(each.agent, {*known, *further_agents})
+                yield task.problem(f"there is no agent `{each.agent}`", ("fallback", index, "agent"), suggested)
+        for index, step in enumerate(task.degrade):
+            if step.task is not None and (path := task.resolve(step.task)) not in paths:
+                yield task.problem(f"there is no task `{path}`", ("degrade", index, "task"), _suggested(path, paths))
         for index, path in enumerate(task.dependency_paths):
             if path not in paths and path not in assets:
                 problem = f"there is no task or asset `{path}`"

@@ -26,13 +26,13 @@ def agent_op(spec: TaskSpec, *, name: str | None = None) -> dg.OpDefinition:
         out=dg.Out(is_required=False),
         tags={**spec.tags, "dagster/kind/agent": ""},
         pool=spec.pool,
-        required_resource_keys={resource_key(spec.agent)},
+        required_resource_keys={resource_key(agent) for agent in spec.agents},
     )
     def body(context: dg.OpExecutionContext, value: Any) -> Iterator[dg.Output[Any]]:
         variables = {} if value is None else {"value": value}
         result = execute(context, spec, item=context.get_step_execution_context().step.key, variables=variables)
         match outcome.verdict(result):
-            case "ran":
+            case "ran" | "degraded":
                 yield dg.Output(result.text if result.output is None else result.output, metadata=outcome.metadata(result))
             case "failed":
                 raise outcome.failure(result)

@@ -12,11 +12,14 @@ from agent_pipelines.core.task import TaskSpec, canonical_json
 SCHEMA_CHECK = "output_schema"
 """Name of the check that a declared JSON Schema becomes."""
 
+DEGRADED_CHECK = "not_degraded"
+"""Name of the check that a task with `degrade` has: a result that is not what was asked for warns."""
+
 _SHOWN = 10_000  # characters of an answer in the metadata; the ledger holds all of it
 
 
 def verdict(result: ExecutionResult) -> str:
-    """What became of the request: `ran`, `failed`, `deduplicated`, `skipped` or `waiting`.
+    """What became of the request: `ran`, `degraded`, `failed`, `deduplicated`, `skipped` or `waiting`.
 
     What was deduplicated into a failure has failed: a green run would say that the work is done.
     """
@@ -24,7 +27,7 @@ def verdict(result: ExecutionResult) -> str:
         return str(Verdict.DEDUPLICATED)
     match result.status:
         case Status.SUCCEEDED:
-            return str(Verdict.RAN)
+            return str(Verdict.RAN) if result.degraded is None else "degraded"
         case Status.SKIPPED | Status.WAITING:
             return str(result.status)
         case _:
@@ -68,6 +71,9 @@ def check_results(key: dg.AssetKey, spec: TaskSpec, result: ExecutionResult) -> 
             found.append(CheckResult(name=SCHEMA_CHECK, passed=True))
         elif result.error_class is ErrorClass.OUTPUT:
             found.append(CheckResult(name=SCHEMA_CHECK, passed=False, message=result.error_message))
+    if spec.degrade and result.status is Status.SUCCEEDED:
+        passed = result.degraded is None
+        found.append(CheckResult(name=DEGRADED_CHECK, passed=passed, blocking=False, message=None if passed else result.reason))
     return [
         dg.AssetCheckResult(
             asset_key=key,

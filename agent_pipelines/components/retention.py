@@ -30,6 +30,7 @@ def forget(hub: Hub, gateway: DagsterGateway, *, record_days: int, dagster_run_d
     now = hub.clock.now()
     before, runs_before = now - record_days * _DAY, now - dagster_run_days * _DAY
     removals: dict[str, Callable[[Connection], int]] = {
+        "cached_results": lambda c: hub.ledger.results.forget(c, expired_before=now, limit=_BATCH),
         "executions": lambda c: hub.executions.forget(c, created_before=before, limit=_BATCH),
         "ticks": lambda c: hub.ticks.forget(c, due_before=before, limit=_BATCH),
         "events": lambda c: hub.inbox.forget(c, received_before=before, limit=_BATCH),

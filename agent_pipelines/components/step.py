@@ -1,12 +1,13 @@
 """One execution inside a Dagster step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import dagster as dg
 from pydantic import JsonValue
 
 from agent_pipelines.components import outcome
+from agent_pipelines.components.deadline import deadline_of
 from agent_pipelines.components.deployment import hub_of
 from agent_pipelines.components.limits import note_limits_of
 from agent_pipelines.components.request import Request
@@ -28,8 +29,9 @@ def execute(
     item: str | None = None,
     partition: str | None = None,
     variables: Mapping[str, JsonValue] | None = None,
+    followers: Sequence[TaskSpec] = (),
 ) -> ExecutionResult:
-    """Execute what the run of a step asks of a task.
+    """Execute what the run of a step asks of a task; `followers` are the tasks after it, which leave it a deadline.
 
     Raises dg.Failure if the request itself cannot be read; a failed execution is in the result.
     """
@@ -40,9 +42,11 @@ def execute(
         invocation, run = request.read()
     except ExecutionFailed as error:
         raise dg.Failure(f"{error.error_class}: {error.message}", allow_retries=False) from error
+    invocation = invocation.model_copy(update={"deadline_at": deadline_of(hub, spec, followers, invocation, run)})
     note_limits_of(hub, context)
-    agent = cast("AgentResource", getattr(context.resources, resource_key(spec.agent))).create()
-    result = hub.runner.execute(invocation, spec, agent, run=run, checks=load_checks(spec), gate=load_gate(spec))
+    resources = [cast("AgentResource", getattr(context.resources, resource_key(name))) for name in spec.agents]
+    agent, *others = [resource.create() for resource in resources]
+    result = hub.runner.execute(invocation, spec, agent, run=run, checks=load_checks(spec), gate=load_gate(spec), others=others)
     _show(context, result)
     return result
 

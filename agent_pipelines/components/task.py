@@ -1,7 +1,7 @@
 """Tasks in YAML."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from agent_pipelines.components.agent import Agent
 from agent_pipelines.components.asset import task_asset
 from agent_pipelines.components.claim import refuse_reserved_names
 from agent_pipelines.components.job import job_name, task_job
-from agent_pipelines.components.outcome import SCHEMA_CHECK
+from agent_pipelines.components.outcome import DEGRADED_CHECK, SCHEMA_CHECK
 from agent_pipelines.components.reading import Attributes, substitute, validate
 from agent_pipelines.components.scaffolding import TaskScaffolder
 from agent_pipelines.components.schedules import schedules_for
@@ -26,6 +26,7 @@ from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.core.trigger import trigger_name
 
 PROMPT_FILE = "prompt.md"
+_KEPT = {SCHEMA_CHECK: "the schema", DEGRADED_CHECK: "`degrade`"}
 
 
 class TaskAttributes(Attributes):
@@ -41,11 +42,12 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
 
     It becomes an asset with its checks, a job, schedules and sensors. In YAML the name defaults to that of the folder and
     the prompt to the file prompt.md in it. Templates of Dagster, as `{{ env.NAME }}`, work everywhere but in the texts that
-    are templates of ours: prompt, system, deduplicate_by and variables.
+    are templates of ours: prompt, system, deduplicate_by, cache.key and variables.
     """
 
     _source: Source = PrivateAttr(default=Source())
     _agent: Agent | None = PrivateAttr(default=None)
+    _followers: tuple[TaskSpec, ...] = PrivateAttr(default=())
 
     @property
     def source(self) -> Source:
@@ -56,6 +58,10 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
         """Say where the task is declared, for one made by plain Python code."""
         if self._source.file is None:
             self._source = Source(file, root)
+
+    def followed_by(self, followers: Sequence[TaskSpec]) -> None:
+        """Say which tasks come after this one and have to be finished within a time."""
+        self._followers = tuple(followers)
 
     @property
     def own_agent(self) -> Agent | None:
@@ -95,9 +101,9 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
     def problems(self) -> list[DefinitionError]:
         """What Dagster would refuse, in our words."""
         found = [
-            self.problem(f"`{SCHEMA_CHECK}` is the check of the schema", f"checks[{index}].name", "Choose another name")
+            self.problem(f"`{check.name}` is the check of {_KEPT[check.name]}", f"checks[{index}].name", "Choose another name")
             for index, check in enumerate(self.checks)
-            if check.name == SCHEMA_CHECK
+            if check.name in _KEPT
         ]
         for field, tags, owners in (("tags", self.tags, ()), ("owners", {}, self.owners)):
             try:
@@ -121,7 +127,7 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         job = job_name(self)
         return dg.Definitions(
-            assets=[task_asset(self)],
+            assets=[task_asset(self, followers=self._followers)],
             jobs=[task_job(self)],
             schedules=schedules_for(self, job),
             sensors=sensors_for(self, job),
@@ -133,7 +139,7 @@ def _is_ours(way: Way) -> bool:
     match tuple(way):
         case ("prompt" | "system" | "deduplicate_by" | "variables",):
             return True
-        case ("triggers", int(), "variables") | ("output", "schema"):
+        case ("triggers", int(), "variables") | ("output", "schema") | ("cache", "key"):
             return True
         case _:
             return False

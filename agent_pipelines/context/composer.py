@@ -120,18 +120,27 @@ class Composer:
         text: str,
         output: JsonValue,
         remote_session_id: str | None,
+        by_fallback: bool = False,
     ) -> None:
         """Keep what a success leaves: the turn of the conversation and the declared fields of the output.
 
-        `invocation` is the composed one. A second time for the same execution changes nothing.
+        `invocation` is the composed one. What a fallback has answered the agent of the task does not know in its own session, so
+        that it is given up and the history is sent the next time. A second time for the same execution changes nothing.
         Raises ExecutionFailed (output, settle) if the output lacks a declared field.
         """
         values = {name: _field(output, name) for name in spec.remember}
         if invocation.session_id is not None:
             asked = "\n".join(message.content for message in invocation.messages[-1:] if message.role == "user")
             self._sessions.append(
-                connection, invocation.session_id, execution_id, user=asked, assistant=text, remote_id=remote_session_id
+                connection,
+                invocation.session_id,
+                execution_id,
+                user=asked,
+                assistant=text,
+                remote_id=None if by_fallback else remote_session_id,
             )
+            if by_fallback:
+                self._sessions.forget_remote(connection, invocation.session_id)
         self._state.commit(connection, invocation.task_key, execution_id, values)
 
     @classmethod
@@ -166,6 +175,19 @@ class Composer:
         if spec.deduplicate_by is not None:
             names = TEMPLATE_NAMES - {"state", "upstream"} | variables
             checks.append(partial(check_template, spec.deduplicate_by, names=names, field="deduplicate_by", file=file))
+        if spec.cache is not None and spec.cache.key is not None:
+            names = TEMPLATE_NAMES | variables
+            checks.append(
+                partial(
+                    check_template,
+                    spec.cache.key,
+                    names=names,
+                    state_names=spec.remember,
+                    upstream_paths=spec.dependency_paths,
+                    field="cache.key",
+                    file=file,
+                )
+            )
         for check in checks:
             try:
                 check()
@@ -197,6 +219,17 @@ def deduplication_key(spec: TaskSpec, invocation: Invocation) -> str | None:
     if key is None or isinstance(key, str):
         return key or None
     return canonical_json(key)
+
+
+def rendered_cache_key(template: str, invocation: Invocation, spec: TaskSpec) -> JsonValue:
+    """What `cache.key` gives for a composed invocation. Raises ExecutionFailed (context, compose) if it cannot be rendered."""
+    parts: Parts = {
+        "variables": {**spec.variables, **invocation.variables},
+        "event": invocation.event,
+        "state": invocation.state,
+        "upstream": invocation.upstream,
+    }
+    return render_value(template, _values(invocation, parts), name=f"cache.key of {spec.path}")
 
 
 def _values(invocation: Invocation, parts: Parts) -> dict[str, JsonValue]:

@@ -64,7 +64,8 @@ class MissingExtraError(AgentPipelinesError):
 class RuntimeFailure(AgentPipelinesError):
     """An attempt failed, in the words the retry policy understands.
 
-    `retry_after` is in seconds, as the runtime asked. `status` is the HTTP status or exit code, if there was one.
+    `retry_after` is in seconds, as the runtime asked. `status` is the HTTP status or exit code, if there was one. `tries` is how
+    often the runtime itself has tried within the attempt.
     """
 
     def __init__(
@@ -75,10 +76,12 @@ class RuntimeFailure(AgentPipelinesError):
         retry_after: float | None = None,
         status: int | None = None,
         code: str | None = None,
+        tries: int = 1,
     ) -> None:
         super().__init__(message)
         self.error_class = error_class
         self.message = message
+        self.tries = tries
         self.retry_after = retry_after
         self.status = status
         self.code = code

@@ -128,7 +128,8 @@ class Question(_Event):
 class Final(_Event):
     """The end of a successful attempt: the whole answer, once, as the last event.
 
-    `output` is the structured answer where the runtime gives one; `session_id` is the runtime's own session.
+    `output` is the structured answer where the runtime gives one; `session_id` is the runtime's own session; `tries` is how
+    often the runtime itself has tried.
     """
 
     kind: Literal["final"] = "final"
@@ -137,6 +138,7 @@ class Final(_Event):
     finish_reason: str | None = None
     model: str | None = None
     session_id: str | None = None
+    tries: int = 1
 
 
 AgentEvent = Annotated[

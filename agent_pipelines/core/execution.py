@@ -47,6 +47,15 @@ class Verdict(StrEnum):
     LAUNCH_FAILED = "launch_failed"
 
 
+class Degraded(StrEnum):
+    """What took the place of a result that could not be had as it was asked for."""
+
+    STALE = "stale"  # the newest result of before; the execution succeeded with it
+    PARTIAL = "partial"  # what the agent had said until it failed; the execution succeeded with it
+    HUMAN = "human"  # people are asked; the execution failed
+    TASK = "task"  # another task was requested; the execution failed
+
+
 class RunRef(BaseModel):
     """The Dagster run that an execution is part of."""
 
@@ -103,6 +112,11 @@ class ExecutionResult(BaseModel):
     error_stage: Stage | None = None
     error_message: str | None = None
     trimmed: tuple[str, ...] = ()
+    degraded: Degraded | None = None
+    stale_from: str | None = None
+    cached_from: str | None = None
+    fallback_from: str | None = None
+    deadline_at: Microseconds | None = None
 
     def metadata(self) -> dict[str, Any]:
         """The numbers and names of the result as a flat mapping; unknown ones are left out."""
@@ -126,5 +140,10 @@ class ExecutionResult(BaseModel):
             "trace_id": self.trace_id,
             "deduplicated_into": self.deduplicated_into,
             "reason": self.reason,
+            "degraded": None if self.degraded is None else str(self.degraded),
+            "stale_from": self.stale_from,
+            "cached_from": self.cached_from,
+            "fallback_from": self.fallback_from,
+            "deadline": None if self.deadline_at is None else isoformat(self.deadline_at),
         }
         return {name: value for name, value in pairs.items() if value is not None}

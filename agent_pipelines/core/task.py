@@ -57,6 +57,16 @@ class WindowSpec(_Part):
     )
 
 
+class ClassRetrySpec(_Part):
+    """What is different for one error class; what is left out is as the policy of the task says."""
+
+    max_attempts: int | None = Field(default=None, ge=1, description="Attempts in all that may end with this class.")
+    delay: Duration | None = Field(default=None, description="Wait before the second attempt.", examples=["5s"])
+    factor: float | None = Field(default=None, ge=1, description="Growth of the wait from one attempt to the next.")
+    max_delay: Duration | None = Field(default=None, description="Longest wait, unless the runtime asks for more.")
+    jitter: float | None = Field(default=None, ge=0, le=1, description="Share of the wait that is drawn at random, up and down.")
+
+
 class RetrySpec(_Part):
     """When a failed attempt is followed by another."""
 
@@ -92,12 +102,106 @@ class RetrySpec(_Part):
         "is not repeated, all else may be. By default 3 times if its agent had not been asked, otherwise only if it is "
         "`idempotent`, as often as `max_attempts`.",
     )
+    classes: dict[ErrorClass, ClassRetrySpec] = Field(
+        default_factory=dict,
+        description="Policies of single error classes, over this one; a class that is named here is tried again.",
+        examples=[{"rate_limit": {"max_attempts": 6, "delay": "5s"}}],
+    )
 
     def resumptions(self, *, at_work: bool) -> int:
         """How often an execution goes on by itself that was lost, while its agent was at work or before."""
         if self.resumes is not None:
             return self.resumes
         return (self.max_attempts if self.idempotent else 0) if at_work else 3
+
+    def of(self, error_class: ErrorClass) -> "RetrySpec":
+        """The policy for an error class; it never says that a request is idempotent which the task does not call so."""
+        own = self.classes.get(error_class)
+        if own is None:
+            return self
+        return self.model_copy(update={**own.model_dump(exclude_none=True), "errors": (*self.errors, error_class)})
+
+
+class FallbackSpec(_Part):
+    """Who is asked instead when an agent cannot help: another agent, the same with other parameters, or both."""
+
+    agent: str | None = Field(
+        default=None, pattern=NAME_PATTERN, description="Name of a declared agent; without it the one before.", examples=["spare"]
+    )
+    parameters: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Settings passed to the model, over those of the task.", examples=[{"temperature": 0}]
+    )
+    # Not `on`: YAML 1.1 reads that key as true.
+    errors: tuple[ErrorClass, ...] = Field(
+        default=(
+            ErrorClass.AUTHENTICATION,
+            ErrorClass.PERMISSION,
+            ErrorClass.QUOTA,
+            ErrorClass.RATE_LIMIT,
+            ErrorClass.NOT_FOUND,
+            ErrorClass.CONNECTION,
+            ErrorClass.TIMEOUT,
+            ErrorClass.SERVER,
+            ErrorClass.OVERLOADED,
+            ErrorClass.PROTOCOL,
+            ErrorClass.AGENT,
+            ErrorClass.REFUSED,
+            ErrorClass.OUTPUT,
+        ),
+        description="Error classes after which this one is asked, once no further attempt of the one before is due.",
+    )
+
+    @model_validator(mode="after")
+    def _is_different(self) -> "FallbackSpec":
+        if self.agent is None and not self.parameters:
+            raise ValueError("is the same again; name an `agent`, `parameters`, or both")
+        return self
+
+
+class DegradeSpec(_Part):
+    """What is better than a failure. `cached`: the newest result; `partial`: what was said so far; `human`: people are asked;
+    `task`: another task is requested.
+    """
+
+    to: Literal["cached", "partial", "human", "task"] = Field(description="`cached`, `partial`, `human` or `task`.")
+    max_age: Duration | None = Field(
+        default=None, description="How old the newest result may be, with `cached` only, which needs it.", examples=["1d"]
+    )
+    task: str | None = Field(
+        default=None,
+        description="Declared task that is requested with the same variables, with `task` only, which needs it.",
+        examples=["reports/short_digest"],
+    )
+    errors: tuple[ErrorClass, ...] = Field(
+        default=tuple(
+            each
+            for each in ErrorClass
+            if each not in (ErrorClass.CONTEXT, ErrorClass.COMPENSATED, ErrorClass.CANCELLED, ErrorClass.INTERNAL)
+        ),
+        description="Error classes of an execution for which this holds.",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "DegradeSpec":
+        if (self.to == "cached") != (self.max_age is not None):
+            raise ValueError("`max_age` goes with `to: cached`, and `to: cached` needs it")
+        if (self.to == "task") != (self.task is not None):
+            raise ValueError("`task` goes with `to: task`, and `to: task` needs it")
+        return self
+
+
+class CacheSpec(_Part):
+    """Sharing the result of identical calls; what identifies a call is all that the agent is given, unless `key` says it."""
+
+    ttl: Duration = Field(description="How long a result is used again.", examples=["1d"])
+    key: str | None = Field(
+        default=None,
+        description="Template of what identifies the input, in place of messages, variables and upstream results.",
+        examples=["{{ document_hash }}"],
+    )
+    version: str | None = Field(
+        default=None, description="Any text; a change makes all results of before unused, as after new code.", examples=["2"]
+    )
 
 
 class TimeoutSpec(_Part):
@@ -248,6 +352,21 @@ class TaskSpec(BaseModel):
 
     timeout: TimeoutSpec = Field(default=TimeoutSpec(), description="Limits of time.")
     retry: RetrySpec = Field(default=RetrySpec(), description="When an attempt is tried again.")
+    fallback: tuple[FallbackSpec, ...] = Field(
+        default=(),
+        description="Who is asked, in this order, when the agent cannot help.",
+        examples=[[{"agent": "spare"}]],
+    )
+    degrade: tuple[DegradeSpec, ...] = Field(
+        default=(),
+        description="What happens, the first that can be done, where the execution would fail.",
+        examples=[[{"to": "cached", "max_age": "1d"}, {"to": "human"}]],
+    )
+    cache: CacheSpec | None = Field(
+        default=None,
+        description="Identical calls share a result; only for fresh sessions and risk `low`.",
+        examples=[{"ttl": "1d"}],
+    )
     budget: Budget = Field(default=Budget(), description="What one execution may spend; kept with the task, not enforced yet.")
     cost_estimate: Budget = Field(default=Budget(), description="What one execution is expected to cost.")
     service_level: ServiceLevel = Field(default=ServiceLevel(), description="What the owner promises.")
@@ -307,6 +426,11 @@ class TaskSpec(BaseModel):
         """Complete a reference to a task: a bare name means this application."""
         return path if "/" in path else f"{self.application}/{path}"
 
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The agents that may be asked, the task's own first."""
+        return tuple(dict.fromkeys([self.agent, *(each.agent for each in self.fallback if each.agent is not None)]))
+
     def upstream(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """What comes before this task: the field that says so, and the path or asset key that it names."""
         for index, path in enumerate(self.dependency_paths):
@@ -338,6 +462,17 @@ class TaskSpec(BaseModel):
         for key in self.resource_keys:
             if not re.fullmatch(r"[^\s/@]+", key):
                 raise ValueError(f"resource_keys: {key!r} has a space, a slash or an @; leave them out")
+        if self.cache is not None and self.session.mode != "fresh":
+            raise ValueError(
+                f"cache: with session mode `{self.session.mode}` every call is a new turn of a conversation; use `fresh`"
+            )
+        if self.cache is not None and self.risk != "low":
+            raise ValueError(
+                f"cache: a task of risk `{self.risk}` does something, and a used result would do nothing; leave it out"
+            )
+        for index, each in enumerate(self.degrade):
+            if each.task is not None and self.resolve(each.task) == self.path:
+                raise ValueError(f"degrade: entry {index + 1} requests the task itself; name another task")
         if self.timeout.attempt > self.timeout.total:
             raise ValueError("timeout: `attempt` is longer than `total`; make it at most as long")
         return self

@@ -62,7 +62,8 @@ class Attempting:
                 return Waiting(human_task_id=human_task_id)
             # The stream has ended and not the work: what became of it can be asked for.
             if recorder.poll_after is None or failure.error_class not in _BROKEN_OFF:
-                return Failure(failure.error_class, Stage.INVOKE, failure.message, failure.status, failure.retry_after)
+                why = (failure.error_class, Stage.INVOKE, failure.message, failure.status, failure.retry_after)
+                return Failure(*why, failure.tries)
         except StorageError:
             raise
         except Exception as error:  # a fault of the adapter must not take the record with it

@@ -202,6 +202,7 @@ class BurstWorker:
                 checks=prepared.checks,
                 gate=prepared.gate,
                 begins_at=prepared.tick.begins_at,
+                others=prepared.others,
             )
             await self._note_repaired(prepared, result)
             ended = Ended(prepared.tick, prepared.spec, result)

@@ -11,6 +11,7 @@ from agent_pipelines.core.errors import ExecutionFailed
 from agent_pipelines.core.event import Checkpoint
 from agent_pipelines.core.execution import Status
 from agent_pipelines.engine.ticks import Ticks
+from agent_pipelines.execution.cache_key import cache_key
 from agent_pipelines.execution.work import Failure, Work
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.ledger.stored import StoredExecution
@@ -19,7 +20,10 @@ from agent_pipelines.store.database import Connection, Database
 
 @dataclass(frozen=True)
 class Composing:
-    """Fills the invocation, and records it together with the beginning of the first attempt."""
+    """Fills the invocation, and records it together with the beginning of the first attempt.
+
+    If the result of an identical call is kept, no attempt begins, and `work.cached_from` is the execution that has it.
+    """
 
     database: Database
     clock: Clock
@@ -48,11 +52,27 @@ class Composing:
             connection,
             invocation,
             work.spec,
-            agent=work.place.agent.name,
-            keeps_sessions=work.place.agent.capabilities.keeps_sessions,
+            # The conversation is that of the task's agent; a fallback that knows nothing of it is given its history.
+            agent=work.spec.agent if work.fallbacks else work.place.agent.name,
+            keeps_sessions=not work.fallbacks and work.place.agent.capabilities.keeps_sessions,
             execution_id=work.stored.id,
             upstream={path: each.text if each.output is None else each.output for path, each in upstream.items()},
         )
+        if work.parameters:
+            given = {**composed.invocation.parameters, **work.parameters}
+            composed = replace(composed, invocation=composed.invocation.model_copy(update={"parameters": given}))
+        if work.spec.cache is not None and not work.fallbacks:
+            work.cache_key = cache_key(composed.invocation, work.spec, work.spec.cache, work.agent)
+            work.cached_from = self.ledger.results.take(connection, work.cache_key)
+            if work.cached_from is not None:
+                self.ledger.executions.prepare(
+                    connection,
+                    work.stored.id,
+                    composed.invocation,
+                    trimmed=composed.trimmed,
+                    agent=work.place.agent.name,
+                )
+                return composed
         self.ledger.executions.begin(
             connection,
             work.stored.id,
@@ -67,6 +87,8 @@ class Composing:
         if not work.stored.resumptions:
             return composed
         work.journal_seq = self.ledger.journal.last_seq(connection, work.stored.id)
+        if work.fallbacks:
+            return composed
         left = self.ledger.journal.newest(connection, work.stored.id, Checkpoint.model_fields["kind"].default)
         checkpoint = None if left is None else Checkpoint.model_validate(left.body)
         return replace(composed, invocation=composed.invocation.model_copy(update={"checkpoint": checkpoint}))

@@ -41,6 +41,8 @@ class Prepared:
     tick: Tick
     spec: TaskSpec
     agent: Agent
+    others: Sequence[Agent]
+    """The agents of its fallbacks."""
     invocation: Invocation
     checks: Sequence[Check]
     gate: Gate | None
@@ -166,8 +168,8 @@ class Intake:
         event_id = event_of(tick)
         event = payload(event_id, taken.events.get(event_id or ""))
         invocation = invocation_of(tick, known.spec, known.spec_hash, event)
-        agent = self._agent(known.spec.agent)
-        return Prepared(tick, known.spec, agent, invocation, known.checks, known.gate, invocation.idempotency_key)
+        agent, *others = [self._agent(name) for name in known.spec.agents]
+        return Prepared(tick, known.spec, agent, others, invocation, known.checks, known.gate, invocation.idempotency_key)
 
     def _known(self, tick: Tick, taken: _Taken) -> _Known:
         if tick.spec_hash is None:

@@ -2,10 +2,10 @@
 
 import asyncio
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from pydantic import SecretStr
+from pydantic import JsonValue, SecretStr
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.event import Handle, Question
@@ -14,6 +14,7 @@ from agent_pipelines.core.invocation import Callback
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.execution.arrived import answers_to
 from agent_pipelines.execution.attempt import Attempting
+from agent_pipelines.execution.compose import Composing
 from agent_pipelines.execution.pricing import price
 from agent_pipelines.execution.recorder import Recorder
 from agent_pipelines.execution.retry import Decision, decide
@@ -21,6 +22,7 @@ from agent_pipelines.execution.route import Router
 from agent_pipelines.execution.work import Failure, Success, Waiting, Work
 from agent_pipelines.governance.human_tasks import HumanTasks
 from agent_pipelines.ledger.ledger import Ledger
+from agent_pipelines.ledger.recordable import recordable
 from agent_pipelines.ledger.spans import new_span_id
 from agent_pipelines.store.database import Connection, Database, Operation
 
@@ -38,6 +40,7 @@ class Invoker:
     router: Router
     attempting: Attempting
     human_tasks: HumanTasks
+    composing: Composing
 
     async def invoke(self, work: Work) -> tuple[Success | Failure | Waiting, Ended]:
         """Try until there is an outcome; the first attempt is recorded already.
@@ -51,12 +54,12 @@ class Invoker:
             work.callback = _callback() if work.place.node.runtime.capabilities.hands_over else None
             recorder = self._recorder(work, started_at)
             try:
-                await self._until(work.begins_at)
+                await self.until(work.begins_at)
                 outcome = await self.attempting.attempt(work, recorder)
             except asyncio.CancelledError:
                 work.usage = recorder.usage
                 work.has_wait |= recorder.poll_after is not None
-                work.interrupted = self._ended(work, recorder, started_at, "cancelled", None, None)
+                work.interrupted = self._cancelled(work, recorder, started_at)
                 raise
             work.journal_seq = recorder.seq
             work.usage = recorder.usage
@@ -66,11 +69,21 @@ class Invoker:
             if isinstance(outcome, Waiting):
                 return outcome, self._waits(work, recorder, started_at, outcome)
             decision = self._decide(work, outcome)
+            work.inner_tries += outcome.tries - 1
+            place = self._fallback(work, outcome, decision)
+            if place is not None:
+                decision = replace(decision, reason=f"{decision.reason}; fallback {place} is asked")
             ended = self._ended(work, recorder, started_at, "failed", outcome, decision)
-            if decision.delay is None:
+            if decision.delay is None and place is None:
                 return outcome, ended
             await self.database.write(ended)
             await self.router.leave(work, outcome)
+            if place is not None:
+                unfit = await self._switch(work, place, outcome)
+                if unfit is not None:
+                    return unfit, _written
+                continue
+            assert decision.delay is not None
             await self.clock.sleep(decision.delay)
             work.tries += 1
             if recorder.checkpoint is not None:
@@ -78,7 +91,48 @@ class Invoker:
             work.place = await self.router.choose(work)
             await self.database.write(lambda connection: self._start(connection, work))
 
-    async def _until(self, instant: Microseconds) -> None:
+    def _fallback(self, work: Work, failure: Failure, decision: Decision) -> int | None:
+        if decision.delay is not None or not decision.may_move or work.remaining(self.clock.now()) <= 0:
+            return None
+        return work.following(failure.error_class)
+
+    async def _switch(self, work: Work, place: int, failure: Failure) -> Failure | None:
+        """Ask a fallback from now on; what it is given is put together anew. Returns why that cannot be done, if it cannot."""
+        before, now = work.agent.name, self.clock.now()
+        chosen = work.move_on(place)
+        words: dict[str, JsonValue] = {
+            "fallback": place,
+            "from": before,
+            "to": work.agent.name,
+            "parameters": recordable(dict(chosen.parameters)),
+            "error_class": str(failure.error_class),
+        }
+        await self.database.write(lambda c: self.ledger.journal.note(c, work.stored.id, at=now, kind="switched", body=words))
+        work.journal_seq += 1
+        attributes: dict[str, JsonValue] = {f"agent_pipelines.{name}": words[name] for name in ("fallback", "from", "to")}
+        work.trace.add("switch", now, self.clock.now(), attributes=attributes)
+        work.place = await self.router.choose(work)
+        return await self.composing.compose(work)
+
+    def _cancelled(self, work: Work, recorder: Recorder, started_at: Microseconds) -> Ended:
+        ended = self._ended(work, recorder, started_at, "cancelled", None, None)
+        place, now = work.place, self.clock.now()
+        body: dict[str, JsonValue] = {
+            "agent": place.agent.name,
+            "node": place.node.name,
+            "handle": recorder.handle,
+            "done": place.node.runtime.stops_by,
+            "ends_the_work": place.agent.capabilities.cancels,
+        }
+
+        def record(connection: Connection) -> None:
+            ended(connection)
+            self.ledger.journal.note(connection, work.stored.id, at=now, kind="cancelled", body=body)
+
+        return record
+
+    async def until(self, instant: Microseconds) -> None:
+        """Wait for an instant."""
         ahead = instant - self.clock.now()
         if ahead > 0:
             await self.clock.sleep(ahead / 1_000_000)
@@ -181,7 +235,8 @@ class Invoker:
         return decide(
             work.spec.retry,
             failure.error_class,
-            attempt=work.tries,
+            attempt=work.tries - work.tries_before,
+            inner=work.inner_tries + failure.tries - 1,
             remaining=work.remaining(self.clock.now()),
             retry_after=failure.retry_after,
             repeatable=capabilities.honours_idempotency_key,
@@ -199,6 +254,7 @@ class Invoker:
         decision: Decision | None,
     ) -> Ended:
         usage = price(recorder.usage, recorder.model)
+        tries = recorder.final.tries if recorder.final is not None else None if failure is None else failure.tries
         error = "cancelled" if status == "cancelled" else None if failure is None else str(failure.error_class)
         work.trace.add(
             f"invoke_agent {work.place.agent.name}",
@@ -236,6 +292,7 @@ class Invoker:
                 error_status=None if failure is None else failure.status,
                 retry_decision=None if decision is None else decision.reason,
                 retry_delay=None if decision is None else decision.delay,
+                runtime_tries=tries,
             )
 
         return record
@@ -246,3 +303,7 @@ def _callback() -> Callback:
     redactor.register(token)
     wait_id = new_id()
     return Callback(wait_id=wait_id, path=f"/api/v1/waits/{wait_id}/callback", token=SecretStr(token))
+
+
+def _written(connection: Connection) -> None:
+    """For an attempt whose end is recorded already."""

@@ -9,10 +9,14 @@ from agent_pipelines.core.task import RetrySpec
 
 @dataclass(frozen=True)
 class Decision:
-    """The decision as it is recorded; `delay` is in seconds, None if there is no further attempt."""
+    """The decision as it is recorded; `delay` is in seconds, None if there is no further attempt.
+
+    `may_move` says that another agent may be asked: nothing that could be doubled may be at work.
+    """
 
     delay: float | None
     reason: str
+    may_move: bool = True
 
 
 def decide(
@@ -25,24 +29,36 @@ def decide(
     repeatable: bool,
     cancels: bool,
     seed: str,
+    inner: int = 0,
 ) -> Decision:
-    """Decide about the attempt after number `attempt` of this run (from 1).
+    """Decide about the attempt after number `attempt` with this agent in this run (from 1).
 
-    `remaining` is what is left of the total time, in seconds. `repeatable` says that the runtime acts once on a
+    `remaining` is what is left of the total time, in seconds. `inner` are the tries beyond these attempts that the runtime has
+    made by itself; they count. `repeatable` says that the runtime acts once on a
     repeated idempotency key, `cancels` that ending an attempt ended its work. The jitter is a function of `seed`.
     """
+    # What this runtime does once for a key, another one does again.
+    may_move = policy.idempotent or not (
+        error_class is ErrorClass.UNKNOWN_OUTCOME or (error_class is ErrorClass.TIMEOUT and not cancels)
+    )
+    policy = policy.of(error_class)
     repeatable = repeatable or policy.idempotent
+
+    def no(reason: str) -> Decision:
+        return Decision(None, f"not retried: {reason}", may_move)
+
     if error_class is ErrorClass.UNKNOWN_OUTCOME and not repeatable:
-        return Decision(None, "not retried: the outcome is unknown and the request is not idempotent")
+        return no("the outcome is unknown and the request is not idempotent")
     if error_class is ErrorClass.TIMEOUT and not (repeatable or cancels):
-        return Decision(None, "not retried: the work may go on there and the request is not idempotent")
+        return no("the work may go on there and the request is not idempotent")
     if error_class is not ErrorClass.UNKNOWN_OUTCOME and error_class not in policy.errors:
-        return Decision(None, f"not retried: the policy of the task does not retry {error_class}")
-    if attempt >= policy.max_attempts:
-        return Decision(None, f"not retried: all {policy.max_attempts} attempts are used")
+        return no(f"the policy of the task does not retry {error_class}")
+    if attempt + inner >= policy.max_attempts:
+        counted = f", {inner} of them by the runtime itself" if inner else ""
+        return no(f"all {policy.max_attempts} attempts are used{counted}")
     delay = min(policy.delay * policy.factor ** (attempt - 1), policy.max_delay)
     delay *= 1 + policy.jitter * random.Random(f"{seed}:{attempt}").uniform(-1, 1)
     delay = max(delay, retry_after or 0.0)
     if delay >= remaining:
-        return Decision(None, f"not retried: the next attempt would start in {delay:.1f} s, {remaining:.1f} s are left")
+        return no(f"the next attempt would start in {delay:.1f} s, {remaining:.1f} s are left")
     return Decision(delay, f"retried after {delay:.2f} s")

@@ -6,10 +6,10 @@ from typing import Any
 
 from agent_pipelines.context.composer import Composer
 from agent_pipelines.core.acting import Acting
-from agent_pipelines.core.clock import Clock, Microseconds
+from agent_pipelines.core.clock import Clock, Microseconds, isoformat
 from agent_pipelines.core.errors import ErrorClass, IllegalTransition, Stage, StorageError
 from agent_pipelines.core.execution import ExecutionResult, RunRef, Status
-from agent_pipelines.core.invocation import Invocation
+from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.engine.ticks import Ticks
@@ -18,6 +18,7 @@ from agent_pipelines.execution.admit import Admitter
 from agent_pipelines.execution.attempt import Attempting
 from agent_pipelines.execution.checks import Check, Gate
 from agent_pipelines.execution.compose import Composing
+from agent_pipelines.execution.degrade import Degrading
 from agent_pipelines.execution.effects import Effects
 from agent_pipelines.execution.flow import FlowControl
 from agent_pipelines.execution.invoke import Invoker
@@ -61,8 +62,9 @@ class Runner:
         self._router = Router(flow)
         url = database.url.render_as_string(hide_password=False)
         attempting = Attempting(clock, url, effects_of, flow)
-        self._invoker = Invoker(database, clock, ledger, self._router, attempting, human_tasks)
+        self._invoker = Invoker(database, clock, ledger, self._router, attempting, human_tasks, self._composing)
         self._settler = Settler(database, clock, ledger, inbox, composer)
+        self._degrading = Degrading(database, clock, ledger, ticks, human_tasks, self._settler)
 
     def execute(
         self,
@@ -73,9 +75,14 @@ class Runner:
         run: RunRef,
         checks: Sequence[Check] = (),
         gate: Gate | None = None,
+        others: Sequence[Agent] = (),
     ) -> ExecutionResult:
-        """Execute an invocation from plain code; waits for its end. Raises StorageError if the record cannot be kept."""
-        return bridge.run(self._close_after(agent, self.run(invocation, spec, agent, run=run, checks=checks, gate=gate)))
+        """Execute an invocation from plain code; waits for its end. Raises StorageError if the record cannot be kept.
+
+        `others` are the agents of the task's fallbacks; all agents are closed.
+        """
+        running = self.run(invocation, spec, agent, run=run, checks=checks, gate=gate, others=others)
+        return bridge.run(self._close_after((agent, *others), running))
 
     async def run(
         self,
@@ -87,10 +94,12 @@ class Runner:
         checks: Sequence[Check] = (),
         gate: Gate | None = None,
         begins_at: Microseconds = 0,
+        others: Sequence[Agent] = (),
     ) -> ExecutionResult:
         """Execute an invocation. Cancelling it cancels the agent's work, and is recorded.
 
         With `begins_at` it may be called ahead: everything is made ready, and the agent is asked on that instant.
+        The deadline of the invocation is the earliest of: its own, what the service level says, and the total time of the task.
         """
         trace = Trace(new_trace_id())
         started_at = self._clock.now()
@@ -108,13 +117,29 @@ class Runner:
         # The record is without secrets; a new execution works with what it was really given.
         known = invocation if admission.outcome == "new" else stored.invocation
         deadline_at = max(started_at, begins_at) + round(spec.timeout.total * 1_000_000)
+        if admission.outcome == "new":
+            deadline_at = min([deadline_at, *_promised(invocation, spec)])
         frozen = known.model_copy(update={"spec_hash": stored.spec_hash, "deadline_at": deadline_at})
-        work = Work(spec, agent, run, checks, trace, stored, frozen, started_at, begins_at)
+        work = Work(
+            spec,
+            agent,
+            run,
+            checks,
+            trace,
+            stored,
+            frozen,
+            started_at,
+            begins_at,
+            others={each.name: each for each in (agent, *others)},
+        )
         if (arrived := admission.arrived) is not None:
             # The same try goes on: numbers and limits count from where it began.
             work.stored = stored.model_copy(update={"attempts": arrived.attempt - arrived.tries})
             work.invocation = frozen.model_copy(update={"deadline_at": arrived.deadline_at})
             work.arrived, work.tries, work.has_wait = arrived, arrived.tries, True
+        elif failure is None and deadline_at <= max(started_at, begins_at):
+            words = f"the deadline was {isoformat(deadline_at)}, and the work had not begun"
+            failure = Failure(ErrorClass.TIMEOUT, Stage.ADMIT, words)
         try:
             return await self._carry(work, failure)
         except asyncio.CancelledError:
@@ -127,7 +152,7 @@ class Runner:
 
     async def _carry(self, work: Work, failure: Failure | None) -> ExecutionResult:
         if failure is not None:
-            return await self._settler.fail(work, failure)
+            return await self._degrading.fail(work, failure)
         if work.arrived is None:
             work.place = await self._router.choose(work)
         else:
@@ -139,7 +164,10 @@ class Runner:
             if work.arrived is None:
                 unfit = await self._composing.compose(work)
                 if unfit is not None:
-                    return await self._settler.fail(work, unfit)
+                    return await self._degrading.fail(work, unfit)
+            if work.cached_from is not None:
+                await self._invoker.until(work.begins_at)
+                return await self._settler.reuse(work, work.cached_from)
             outcome, last_attempt = await self._invoker.invoke(work)
             ended = outcome
         finally:
@@ -148,18 +176,28 @@ class Runner:
             return await self._settler.wait(work, last_attempt)
         if isinstance(outcome, Success):
             return await self._settler.succeed(work, outcome, last_attempt)
-        return await self._settler.fail(work, outcome, last_attempt)
+        return await self._degrading.fail(work, outcome, last_attempt)
 
     async def close(self) -> None:
         """Give back what this event loop holds of limits; for who ends it."""
         await self._flow.close()
 
-    async def _close_after(self, agent: Agent, running: Coroutine[Any, Any, ExecutionResult]) -> ExecutionResult:
+    async def _close_after(self, agents: Sequence[Agent], running: Coroutine[Any, Any, ExecutionResult]) -> ExecutionResult:
         try:
             return await running
         finally:
-            await agent.close()
+            for agent in agents:
+                await agent.close()
             await self.close()
+
+
+def _promised(invocation: Invocation, spec: TaskSpec) -> Sequence[Microseconds]:
+    """The deadlines of a new invocation besides that of its own work. What is done later on purpose has none."""
+    told = [] if invocation.deadline_at is None else [invocation.deadline_at]
+    within = spec.service_level.finish_within
+    if within is not None and invocation.origin is not Origin.BACKFILL:
+        told.append(invocation.due_at + round(within * 1_000_000))
+    return told
 
 
 async def _shielded(settling: Coroutine[Any, Any, object]) -> None:

@@ -1,7 +1,7 @@
 """One execution on its way through the stages."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
@@ -10,7 +10,7 @@ from agent_pipelines.core.errors import ErrorClass, Stage
 from agent_pipelines.core.event import Final, Question, Usage
 from agent_pipelines.core.execution import CheckResult, RunRef
 from agent_pipelines.core.invocation import Callback, Invocation
-from agent_pipelines.core.task import TaskSpec
+from agent_pipelines.core.task import FallbackSpec, TaskSpec
 from agent_pipelines.execution.checks import Check
 from agent_pipelines.execution.permit import Permit
 from agent_pipelines.ledger.spans import Trace
@@ -22,13 +22,14 @@ from agent_pipelines.store.database import Operation
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt or a whole execution failed, as it is recorded. `retry_after` is in seconds."""
+    """Why an attempt or a whole execution failed, as it is recorded. `retry_after` is in seconds, `tries` the runtime's own."""
 
     error_class: ErrorClass
     stage: Stage
     message: str
     status: int | None = None
     retry_after: float | None = None
+    tries: int = 1
     checks: tuple[CheckResult, ...] = ()
     may_repeat: bool = False
     """Whether it is known by now that asking the agent again does no harm."""
@@ -75,6 +76,19 @@ class Work:
     journal_seq: int = 0
     tries: int = 1
     """Of this run, the one that runs included."""
+    others: Mapping[str, Agent] = field(default_factory=dict[str, Agent])
+    """The agents of the task's fallbacks by their names."""
+    fallbacks: int = 0
+    """How many of the task's fallbacks have been gone past; the last of them is who is asked now."""
+    parameters: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    """Those of the fallback, over those of the task."""
+    tries_before: int = 0
+    """Of this run, with those who were asked before the present fallback."""
+    inner_tries: int = 0
+    """Tries that the runtime has made by itself beyond these, since the present one is asked."""
+    cache_key: str | None = None
+    cached_from: str | None = None
+    """The execution whose result is used again, if there is one."""
     interrupted: Operation[None] | None = None
     """Records the attempt that was running when the work was cancelled."""
     permit: Permit | None = None
@@ -109,10 +123,30 @@ class Work:
     def place(self, place: Place) -> None:
         self._place = place
 
+    @property
+    def fallback_from(self) -> str | None:
+        """The agent of the task while a fallback is asked; None before."""
+        return self.spec.agent if self.fallbacks else None
+
+    def following(self, error_class: ErrorClass) -> int | None:
+        """The place of the next fallback that is for an error, counted from 1; None if there is none."""
+        left = enumerate(self.spec.fallback[self.fallbacks :], start=self.fallbacks + 1)
+        return next((place for place, each in left if error_class in each.errors), None)
+
+    def move_on(self, place: int) -> FallbackSpec:
+        """Have a fallback asked from now on."""
+        chosen = self.spec.fallback[place - 1]
+        if chosen.agent is not None:
+            self.agent = self.others.get(chosen.agent, self.agent)
+        self.fallbacks = place
+        self.parameters = {**self.parameters, **chosen.parameters}
+        self.tries_before, self.inner_tries = self.tries, 0
+        self.tries += 1
+        # It is what another agent has left.
+        self.invocation = self.invocation.model_copy(update={"checkpoint": None})
+        return chosen
+
     def remaining(self, now: Microseconds) -> float:
-        """What is left of the total time of the task, in seconds."""
-        spent = now - max(self.started_at, self.begins_at) - self.queued
-        total = self.spec.timeout.total - spent / 1_000_000
-        if self.arrived is not None:  # the time counts from where it began to wait
-            total = min(total, (self.arrived.deadline_at - now) / 1_000_000)
-        return max(0.0, total)
+        """What is left until the deadline, in seconds; the time that it has waited for permits does not count."""
+        assert self.invocation.deadline_at is not None
+        return max(0.0, (self.invocation.deadline_at + self.queued - now) / 1_000_000)

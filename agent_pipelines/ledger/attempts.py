@@ -79,8 +79,12 @@ class Attempts:
         error_status: int | None = None,
         retry_decision: str | None = None,
         retry_delay: float | None = None,
+        runtime_tries: int | None = None,
     ) -> None:
-        """Record how a try ended, unless it has ended before; `retry_delay` is in seconds."""
+        """Record how a try ended, unless it has ended before; `retry_delay` is in seconds.
+
+        `runtime_tries` is how often the runtime itself has tried meanwhile.
+        """
         values: dict[str, Any] = {
             "status": status,
             "finished_at": self._clock.now(),
@@ -89,6 +93,7 @@ class Attempts:
             "retry_decision": retry_decision,
             "retry_delay_us": None if retry_delay is None else round(retry_delay * 1_000_000),
             "error_status": error_status,
+            "runtime_tries": runtime_tries,
             **usage.model_dump(),
             **error_columns(error),
         }

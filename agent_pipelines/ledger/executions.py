@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import ErrorClass, IllegalTransition, Stage
 from agent_pipelines.core.event import Usage
-from agent_pipelines.core.execution import TRANSITIONS, CheckResult, RunRef, Status
+from agent_pipelines.core.execution import TRANSITIONS, CheckResult, Degraded, RunRef, Status
 from agent_pipelines.core.ids import ids_beginning, new_id
 from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskKey
@@ -69,15 +70,17 @@ _NOTHING_YET: dict[str, None] = dict.fromkeys(executions.c.keys())
 _CHANGE = executions.update().where(executions.c.id == OF)
 _CHANGE_RETURNING = _CHANGE.returning(*executions.c)
 
+_UNSPENT = sa.bindparam("unspent", type_=sa.Integer)
+"""What is written where nothing was spent: unknown, or nothing."""
 _CLOSE = _CHANGE_RETURNING.where(
     executions.c.id == SPENT.c.execution_id,
     sa.text(one_of("status", (Status.RUNNING, Status.WAITING))),
     executions.c.run_id == sa.func.coalesce(sa.bindparam("of_run", type_=sa.Text), executions.c.run_id),
 ).values(
     {
-        **{name: SPENT.c[name] for name in Usage.model_fields},
+        **{name: sa.func.coalesce(SPENT.c[name], _UNSPENT) for name in Usage.model_fields},
         # A sum of the known prices only would look like a total and be too low.
-        "cost_usd": sa.case((SPENT.c.unpriced == 0, SPENT.c.cost_usd)),
+        "cost_usd": sa.case((SPENT.c.unpriced == 0, sa.func.coalesce(SPENT.c.cost_usd, _UNSPENT))),
     }
 )
 _INDEX = sa.text(
@@ -164,6 +167,18 @@ class Executions:
                 return Admission("duplicate", self._live_with_key(connection, invocation.task_key, same.dedupe_key))
         return Admission("duplicate", same)
 
+    def prepare(
+        self,
+        connection: sa.Connection,
+        execution_id: str,
+        invocation: Invocation,
+        *,
+        trimmed: Sequence[str],
+        agent: str,
+    ) -> None:
+        """Record what an agent would be given, where none is asked."""
+        connection.execute(_CHANGE, {"of": execution_id, "agent": agent, **_given(invocation, trimmed)})
+
     def begin(
         self,
         connection: sa.Connection,
@@ -179,12 +194,7 @@ class Executions:
     ) -> None:
         """Record what the agent is given, and that the first try of this run begins with it, now or at `begins_at`."""
         self.attempts.start(connection, execution_id, number, run_id=run_id, agent=agent, node=node, begins_at=begins_at)
-        given = {
-            "invocation": recordable(invocation.model_dump(mode="json", exclude={"checkpoint"})),
-            "prompt_version": invocation.prompt_version,
-            "session_id": invocation.session_id,
-            "trimmed": list(trimmed) or None,
-        }
+        given = _given(invocation, trimmed)
         connection.execute(_CHANGE, {"of": execution_id, "attempts": number, "agent": agent, "node": node, **given})
 
     def start_attempt(
@@ -212,8 +222,15 @@ class Executions:
         reason: str | None = None,
         error: tuple[ErrorClass, Stage, str] | None = None,
         run_id: str | None = None,
+        degraded: Degraded | None = None,
+        stale_from: str | None = None,
+        cached_from: str | None = None,
+        fallback_from: str | None = None,
     ) -> StoredExecution:
         """End an execution; it has spent what its attempts have.
+
+        `stale_from` and `cached_from` are the executions that the result was taken from, `fallback_from` the agent of the task
+        where another one has answered.
 
         With `run_id` only if it is still that run's: one that was taken for lost ends nothing that another has resumed.
         Raises IllegalTransition if it cannot end so from where it stands, which is also where it has ended before.
@@ -230,6 +247,11 @@ class Executions:
             output=recordable(output),
             checks=[check.model_dump(mode="json") for check in checks] or None,
             reason=reason,
+            unspent=None if cached_from is None else 0,
+            degraded=None if degraded is None else str(degraded),
+            stale_from=stale_from,
+            cached_from=cached_from,
+            fallback_from=fallback_from,
             **error_columns(error),
         )
         self._index(connection, closed)
@@ -338,6 +360,19 @@ class Executions:
     def latest_success(self, connection: sa.Connection, task: TaskKey) -> StoredExecution | None:
         """The newest execution of a task that succeeded."""
         return self._first(connection, _of_task(task), executions.c.status == str(Status.SUCCEEDED))
+
+    def fresh_success(self, connection: sa.Connection, task: TaskKey, *, finished_from: Microseconds) -> StoredExecution | None:
+        """The newest success of a task that is what was asked for, and that ended at or after an instant."""
+        succeeded = (executions.c.status == str(Status.SUCCEEDED), executions.c.degraded.is_(None))
+        return self._first(connection, _of_task(task), *succeeded, executions.c.finished_at >= finished_from)
+
+    def usual_duration(self, connection: sa.Connection, task: TaskKey, *, of: int = 20) -> float | None:
+        """The median of how long the newest successes of a task took, in seconds; None if there is none."""
+        c = executions.c
+        succeeded = (c.status == str(Status.SUCCEEDED), c.degraded.is_(None), c.cached_from.is_(None))
+        query = sa.select(c.finished_at - c.created_at).where(_of_task(task), *succeeded).order_by(c.seq.desc()).limit(of)
+        taken = list(connection.execute(query).scalars())
+        return max(0.0, median(taken) / 1_000_000) if taken else None
 
     def running(self, connection: sa.Connection, *, created_before: Microseconds, limit: int = 500) -> Sequence[StoredExecution]:
         """Executions that run since before an instant, oldest first."""
@@ -489,6 +524,7 @@ class Executions:
             error_class=None,
             error_stage=None,
             error_message=None,
+            degraded=None,
         )
 
     def _live_with_key(self, connection: sa.Connection, task: TaskKey, dedupe_key: str | None) -> StoredExecution:
@@ -508,6 +544,15 @@ class Executions:
         if stored is None:
             raise IllegalTransition("the execution has vanished from the record")
         return stored
+
+
+def _given(invocation: Invocation, trimmed: Sequence[str]) -> dict[str, Any]:
+    return {
+        "invocation": recordable(invocation.model_dump(mode="json", exclude={"checkpoint"})),
+        "prompt_version": invocation.prompt_version,
+        "session_id": invocation.session_id,
+        "trimmed": list(trimmed) or None,
+    }
 
 
 def _of_task(task: TaskKey) -> sa.ColumnElement[bool]:

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.errors import AgentPipelinesError
+from agent_pipelines.core.event import Text
 from agent_pipelines.store.insertion import insert_all, insert_new
 from agent_pipelines.store.tables import events, executions
 from agent_pipelines.store.window import Window
@@ -54,6 +55,13 @@ class Journal:
         row = {"execution_id": execution_id, "attempt": 0, "at": at, "kind": kind, "body": body}
         while insert_new(connection, events, {"seq": self.last_seq(connection, execution_id) + 1, **row}) is None:
             pass
+
+    def said(self, connection: sa.Connection, execution_id: str) -> str:
+        """All the text of the newest attempt that has said something; empty if none has."""
+        spoken = (events.c.execution_id == execution_id, events.c.kind == Text.model_fields["kind"].default)
+        newest = sa.select(sa.func.max(events.c.attempt)).where(*spoken).scalar_subquery()
+        query = sa.select(events.c.body).where(*spoken, events.c.attempt == newest).order_by(events.c.seq)
+        return "".join(str(body["text"]) for body in connection.execute(query).scalars())
 
     def last_seq(self, connection: sa.Connection, execution_id: str) -> int:
         """The number of the newest entry, 0 if there is none."""

@@ -7,6 +7,7 @@ from agent_pipelines.ledger.effects import Effects
 from agent_pipelines.ledger.executions import Executions
 from agent_pipelines.ledger.journal import Journal
 from agent_pipelines.ledger.outbox import Outbox
+from agent_pipelines.ledger.result_cache import ResultCache
 from agent_pipelines.ledger.spans import Spans
 from agent_pipelines.ledger.specs import TaskSpecs
 
@@ -21,8 +22,9 @@ class Ledger:
     spans: Spans
     outbox: Outbox
     effects: Effects
+    results: ResultCache
 
     @classmethod
     def of(cls, clock: Clock) -> "Ledger":
         """The nouns over one clock."""
-        return cls(TaskSpecs(clock), Executions(clock), Journal(), Spans(), Outbox(clock), Effects(clock))
+        return cls(TaskSpecs(clock), Executions(clock), Journal(), Spans(), Outbox(clock), Effects(clock), ResultCache(clock))

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.errors import ErrorClass, Stage
 from agent_pipelines.core.event import Usage
-from agent_pipelines.core.execution import CheckResult, ExecutionResult, Status
+from agent_pipelines.core.execution import CheckResult, Degraded, ExecutionResult, Status
 from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.of_task import OfTask
 
@@ -57,6 +57,10 @@ class StoredExecution(OfTask):
     error_class: ErrorClass | None
     error_stage: Stage | None
     error_message: str | None
+    degraded: Degraded | None
+    stale_from: str | None
+    cached_from: str | None
+    fallback_from: str | None
 
     @property
     def usage(self) -> Usage:
@@ -93,6 +97,11 @@ class StoredExecution(OfTask):
             error_stage=self.error_stage,
             error_message=self.error_message,
             trimmed=self.trimmed or (),
+            degraded=self.degraded,
+            stale_from=self.stale_from,
+            cached_from=self.cached_from,
+            fallback_from=self.fallback_from,
+            deadline_at=self.invocation.deadline_at,
         )
 
 
@@ -117,6 +126,7 @@ class StoredAttempt(BaseModel):
     retry_decision: str | None
     retry_delay_us: int | None
     handle: str | None
+    runtime_tries: int | None
     input_tokens: int | None
     cached_input_tokens: int | None
     output_tokens: int | None

@@ -61,6 +61,15 @@ class Rules:
         declared = self._declared
         if spec.agent not in declared.agents:
             yield f"no agent `{spec.agent}` is declared", ("agent",), _near(spec.agent, declared.agents)
+        for index, each in enumerate(spec.fallback):
+            if each.agent is not None and each.agent not in declared.agents:
+                near = _near(each.agent, declared.agents)
+                yield f"no agent `{each.agent}` is declared", ("fallback", index, "agent"), near
+        for index, step in enumerate(spec.degrade):
+            application, _, name = spec.resolve(step.task or "").partition("/")
+            if step.task is not None and (spec.workspace, application, name) not in self._tasks:
+                near = _near(f"{application}/{name}", declared.paths(spec.workspace))
+                yield f"no task `{application}/{name}` is declared", ("degrade", index, "task"), near
         functions: list[tuple[Way, str]] = [
             (("checks", index, "python"), check.python) for index, check in enumerate(spec.checks)
         ]

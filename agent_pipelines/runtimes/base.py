@@ -69,6 +69,8 @@ class Runtime(ABC, Generic[ConfigT]):
 
     kind: ClassVar[str]
     config_type: ClassVar[type[RuntimeConfig]]
+    stops_by: str = "closed its stream"
+    """What it does when it is cancelled, for the record."""
     capabilities: Capabilities  # of the class; an instance narrows them by its settings
     polls_at_once: int = 100  # handles that one `poll` may be given
 

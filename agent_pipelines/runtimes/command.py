@@ -109,6 +109,7 @@ class CommandRuntime(Runtime[CommandConfig]):
     """A program that is started for each attempt and ends with it."""
 
     kind = "command"
+    stops_by = "ended its process group"
     config_type = CommandConfig
     capabilities = Capabilities(keeps_sessions=True, streams=True, reports_usage=True, cancels=True, structured_output=True)
 

@@ -177,6 +177,7 @@ def failure_of_response(status: int, headers: Mapping[str, str], body: bytes, wh
         retry_after=retry_after(headers, now),
         status=status,
         code=next(iter(names), None),
+        tries=tries_of(headers),
     )
 
 
@@ -236,6 +237,12 @@ def retry_after(headers: Mapping[str, str], now: Microseconds) -> float | None:
         if seconds < float("inf"):
             return max(seconds, 0.0)
     return None
+
+
+def tries_of(headers: Mapping[str, str]) -> int:
+    """How often a gateway has tried behind an answer; 1 if it does not say (`x-litellm-attempted-retries`)."""
+    told = headers.get("x-litellm-attempted-retries", "")
+    return 1 + int(told) if told.isascii() and told.isdigit() else 1
 
 
 def read_json(body: bytes | str, where: str) -> JsonValue:

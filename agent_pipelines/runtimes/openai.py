@@ -13,7 +13,7 @@ from agent_pipelines.core.event import AgentEvent, Final, Reasoning, Text, ToolC
 from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.runtimes.base import Capabilities, Runtime, secret_from_environment
 from agent_pipelines.runtimes.excerpt import excerpt
-from agent_pipelines.runtimes.http import Http, HttpConfig, bearer, failure_of_error, read_json
+from agent_pipelines.runtimes.http import Http, HttpConfig, bearer, failure_of_error, read_json, tries_of
 from agent_pipelines.runtimes.untyped import as_count, as_list, as_mapping, as_text
 
 _PATH = "/chat/completions"
@@ -63,6 +63,7 @@ class OpenAIRuntime(Runtime[OpenAIConfig]):
         answer = Answer(self.config.model, parse="response_format" in body)
         async with self._http.open("POST", _PATH, json=body, headers=self._headers()) as response:
             answer.cost_usd = _number(response.headers.get("x-litellm-response-cost"))
+            answer.tries = tries_of(response.headers)
             # Some endpoints ignore `stream`; what came is what the content type says.
             if response.headers.get("content-type", "").startswith("text/event-stream"):
                 async with aclosing(EventSource(response).aiter_sse()) as frames:
@@ -109,6 +110,7 @@ class Answer:
         self.parse = parse
         self.is_whole = False  # nothing more is to come: a whole body, or [DONE]
         self.cost_usd: float | None = None
+        self.tries = 1
         self._has_choice = False
         self._pieces: list[str] = []
         self._refusal = ""
@@ -179,6 +181,7 @@ class Answer:
             output=_parsed(self.text) if self.parse else None,
             finish_reason=self._finish_reason,
             model=self.model,
+            tries=self.tries,
         )
 
     def verdict(self) -> RuntimeFailure | None:

@@ -45,6 +45,7 @@ class PythonRuntime(Runtime[PythonConfig]):
     """
 
     kind = "python"
+    stops_by = "ended the coroutine or the process group of the function"
     config_type = PythonConfig
     capabilities = Capabilities(streams=True, reports_usage=True, cancels=True, structured_output=True)
 

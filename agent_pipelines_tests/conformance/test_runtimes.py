@@ -1,7 +1,7 @@
 """What every runtime must do, whatever its protocol."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from functools import reduce
 from operator import add
@@ -12,9 +12,16 @@ import pytest
 
 from agent_pipelines.core.errors import RuntimeFailure
 from agent_pipelines.core.event import AgentEvent, Text, Usage, UsageReport, event_adapter
+from agent_pipelines.core.execution import RunRef
+from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.secrets import redactor
+from agent_pipelines.core.task import TaskSpec
+from agent_pipelines.hub import Hub
 from agent_pipelines.runtimes.base import Runtime
 from agent_pipelines.runtimes.catalog import kinds
+from agent_pipelines.runtimes.fleet import Agent, Node
+from agent_pipelines.store.database import Database
+from agent_pipelines.store.migration import migrate
 from agent_pipelines_tests.conformance.cases import CASES, KEY, PLANTED, Case, World
 from agent_pipelines_tests.runtimes.invoking import collect, final, invocation, of_type, run
 from agent_pipelines_tests.runtimes.scripted_server import ScriptedServer, running
@@ -125,6 +132,46 @@ def test_cancelling_stops_the_work(case: Case, world: World) -> None:
         await hang.runtime.close()
 
     asyncio.run(main())
+
+
+def test_cancelling_an_execution_reaches_the_work_and_says_what_was_done(case: Case, world: World) -> None:
+    hang = case.hang(world)
+    database = Database(f"sqlite:///{world.path / 'record.db'}")
+    migrate(database)
+    hub = Hub(database)
+    seen: list[str] = []
+    whole = hang.runtime.stream
+
+    async def heard(given: Invocation) -> AsyncGenerator[AgentEvent, None]:
+        async with aclosing(whole(given)) as events:
+            async for event in events:
+                if isinstance(event, Text):
+                    seen.append(event.text)
+                yield event
+
+    hang.runtime.stream = heard
+    task = TaskSpec(name="job", intent="Hang", agent="worker", prompt=hang.prompt)
+
+    async def main() -> None:
+        agent = Agent("worker", [Node("n1", hang.runtime)])
+        asked = invocation(hang.prompt).model_copy(update={"messages": (), "task": "job", "application": "default"})
+        working = asyncio.create_task(hub.runner.run(asked, task, agent, run=RunRef(run_id="r")))
+        await a_until(lambda: hang.started("".join(seen)))
+        working.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+        await a_until(lambda: hang.stopped("".join(seen)))
+        await hang.runtime.close()
+
+    asyncio.run(main())
+    with database.reading() as connection:
+        [stored] = hub.executions.list(connection)
+        [attempt] = hub.executions.attempts.of(connection, stored.id)
+        entries = hub.ledger.journal.read(connection, stored.id)
+    database.close()
+    assert (stored.status, attempt.status) == ("cancelled", "cancelled")
+    [cancelled] = [entry.body for entry in entries if entry.kind == "cancelled"]
+    assert (cancelled["done"], cancelled["ends_the_work"], cancelled["node"]) == (hang.runtime.stops_by, True, "n1")
 
 
 def test_leaving_the_stream_stops_the_work(case: Case, world: World) -> None:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from agent_pipelines.engine.burst_settings import BurstSettings
 from agent_pipelines.execution import intake
 from agent_pipelines.execution.burst import Ended
 from agent_pipelines.hub import Hub
+from agent_pipelines.runtimes.fake import FakeRuntime
+from agent_pipelines.runtimes.fleet import Agent, Node
 from agent_pipelines.store.database import Database
 from agent_pipelines_tests.execution import killed_burst
 from agent_pipelines_tests.execution.bursting import (
@@ -332,3 +335,18 @@ def test_killed_at_any_boundary_the_next_burst_finishes_and_nothing_is_done_twic
     asked = Counter(notes.read_text().split())
     assert max(asked.values()) == 1
     assert len(asked) >= 30 - len(lost)
+
+
+def test_a_fallback_is_asked_in_a_burst_too(hub: Hub) -> None:
+    register(hub, spec("raise_it", fallback=[{"agent": "spare", "errors": ["internal"]}]))
+    main, spare = Counting(), FakeRuntime(script=["from b"])
+    agents = {name: partial(Agent, name, [Node("n", each)]) for name, each in (("worker", main), ("spare", spare))}
+    asyncio.run(worker(hub, declared={"agents": agents}).work())
+    (execution,) = executions(hub)
+    assert (execution.text, execution.agent, execution.fallback_from) == ("from b", "spare", "worker")
+
+
+def test_a_fallback_that_is_not_declared_any_more_is_told(hub: Hub) -> None:
+    register(hub, spec(fallback=[{"agent": "gone"}]))
+    asyncio.run(worker(hub, Counting()).work())
+    assert verdicts(hub) == {"launch_failed": 1}

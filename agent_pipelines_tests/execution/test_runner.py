@@ -476,8 +476,10 @@ def test_cancelling_stops_the_agent_and_is_recorded(hub: Hub) -> None:
         [stored] = hub.executions.list(connection)
         [attempt] = hub.executions.attempts.of(connection, stored.id)
         spans = hub.ledger.spans.read(connection, stored.id)
+        entries = hub.ledger.journal.read(connection, stored.id)
     assert (stored.status, stored.error_class, attempt.status) == (Status.CANCELLED, ErrorClass.CANCELLED, "cancelled")
     assert {span.name for span in spans} >= {"invoke_agent worker", "execute app/job"}
+    assert [(entry.kind, entry.body["done"]) for entry in entries] == [("cancelled", "closed its stream")]
 
 
 def test_a_signal_cancels_settles_and_then_takes_its_course(hub: Hub) -> None:

@@ -38,6 +38,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"system": "{% include '/etc/passwd' %}"}, "system", "a template cannot include"),
     ({"deduplicate_by": "{{ commit }}"}, "deduplicate_by", "`commit` is not a name"),
     ({"triggers": [every_minute(variables={"topic": "{{ event.x }}"})]}, "triggers[0].variables.topic", "`event` is not a name"),
+    ({"fallback": [{"agent": "nobody"}]}, "fallback[0].agent", "no agent `nobody` is declared"),
+    ({"degrade": [{"to": "task", "task": "none/such"}]}, "degrade[0].task", "no task `none/such` is declared"),
     ({"variables": {"key": KEY}}, "variables.key", "holds a secret"),
     ({"prompt": f"Log in with {KEY} and look around"}, "prompt", "holds a secret"),
     ({"variables": {"list": [{"deep": f"Bearer {KEY}"}]}}, "variables.list[0].deep", "holds a secret"),

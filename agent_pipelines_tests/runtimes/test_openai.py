@@ -166,6 +166,13 @@ def test_the_cost_that_a_proxy_names_is_reported(server: ScriptedServer, stream:
     assert report.usage == SPENT.model_copy(update={"cost_usd": 0.0125})
 
 
+def test_the_tries_that_a_proxy_names_are_reported(server: ScriptedServer, stream: bool) -> None:
+    script = said({"content": "dear"}, "stop", stream)
+    script.headers["x-litellm-attempted-retries"] = "2"
+    server.scripts["dear"] = script
+    assert final(run(runtime(server, stream=stream), "dear")).tries == 3
+
+
 def test_content_in_parts_is_joined(server: ScriptedServer, stream: bool) -> None:
     content = [{"type": "text", "text": "one "}, {"type": "image"}, {"type": "text", "text": "two"}]
     server.scripts["parts"] = said({"content": content}, "stop", stream)

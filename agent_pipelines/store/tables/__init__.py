@@ -9,6 +9,7 @@ from agent_pipelines.store.tables.human_tasks import human_tasks
 from agent_pipelines.store.tables.limits import flow_rates, flow_turn, limits, permit_demands, permit_holders, permits
 from agent_pipelines.store.tables.prompts import prompt_moves, prompt_versions
 from agent_pipelines.store.tables.registered import registered_task_versions, registered_tasks
+from agent_pipelines.store.tables.result_cache import result_cache
 from agent_pipelines.store.tables.run_claims import run_claims, workers
 from agent_pipelines.store.tables.sessions import session_turns, sessions, task_state
 from agent_pipelines.store.tables.ticks import inbox, ticks
@@ -38,6 +39,7 @@ __all__ = [
     "prompt_versions",
     "registered_task_versions",
     "registered_tasks",
+    "result_cache",
     "run_claims",
     "session_turns",
     "sessions",

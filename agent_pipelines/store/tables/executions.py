@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from agent_pipelines.core.execution import FINAL, Status
+from agent_pipelines.core.execution import FINAL, Degraded, Status
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.store.tables.base import Instant, Json, Number, Sequence, metadata, one_of, task_columns
 
@@ -62,6 +62,11 @@ executions = sa.Table(
     sa.Column("error_class", sa.Text),
     sa.Column("error_stage", sa.Text),
     sa.Column("error_message", sa.Text),
+    sa.Column("degraded", sa.Text),
+    sa.Column("stale_from", sa.Text),
+    sa.Column("cached_from", sa.Text),
+    sa.Column("fallback_from", sa.Text),
+    sa.CheckConstraint(one_of("degraded", Degraded), name="degraded"),
     sa.CheckConstraint(one_of("status", Status), name="status"),
     sa.CheckConstraint(one_of("origin", Origin), name="origin"),
     sa.CheckConstraint(f"({one_of('status', sorted(FINAL))}) = (finished_at IS NOT NULL)", name="finished"),
@@ -115,6 +120,7 @@ attempts = sa.Table(
     sa.Column("retry_decision", sa.Text),
     sa.Column("retry_delay_us", sa.BigInteger),
     sa.Column("handle", sa.Text),
+    sa.Column("runtime_tries", sa.Integer),
     sa.Column("input_tokens", sa.BigInteger),
     sa.Column("cached_input_tokens", sa.BigInteger),
     sa.Column("output_tokens", sa.BigInteger),
