@@ -92,6 +92,7 @@ class Desk:
         self._turn = 0
         self._arrivals = 0
         self._is_alone = True
+        self._is_known = False
         self._corrections: defaultdict[tuple[str, Unit], int] = defaultdict(int)
         self._reported: Sequence[object] = ()
         self._version = -1
@@ -351,6 +352,7 @@ class Desk:
             started = time.monotonic()
             for line in lines:
                 line.peak = line.present
+            self._is_known = True
             try:
                 answer = await self._database.write(lambda connection: self._permits.exchange(connection, report))
             except BaseException:
@@ -420,7 +422,7 @@ class Desk:
 
     async def _leave(self) -> None:
         async with self._exchanging:
-            if self._lines or not self._valid_until[0]:
+            if self._lines or not self._is_known:
                 return
             report = self._report(())
             self._held, self._valid_until, self._reported = {}, (0, 0.0), ()
@@ -428,6 +430,7 @@ class Desk:
             self._corrections.clear()
             try:
                 await self._database.write(lambda connection: self._permits.leave(connection, report))
+                self._is_known = False
             except StorageError:
                 for key, difference in corrections.items():
                     self._corrections[key] += difference  # the permits come back when the lease ends
