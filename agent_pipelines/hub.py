@@ -15,7 +15,9 @@ from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.execution.burst import BurstNouns
+from agent_pipelines.execution.fleet_watch import FleetAlerts, FleetWatch
 from agent_pipelines.execution.runner import Runner
+from agent_pipelines.fleet.nouns import Fleet
 from agent_pipelines.governance.audit import Audit
 from agent_pipelines.insight.witness import Witness
 from agent_pipelines.ledger.executions import Executions
@@ -107,8 +109,16 @@ class Hub:
         return Composer(self.prompts, self.sessions, self.state)
 
     @cached_property
+    def fleet(self) -> Fleet:
+        return Fleet.of(self.clock)
+
+    @cached_property
+    def fleet_watch(self) -> FleetWatch:
+        return FleetWatch(self.database, self.clock, self.fleet, FleetAlerts(self.fleet, self.ledger.outbox))
+
+    @cached_property
     def runner(self) -> Runner:
-        return Runner(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer)
+        return Runner(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer, self.fleet)
 
     @cached_property
     def burst_nouns(self) -> BurstNouns:

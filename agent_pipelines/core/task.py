@@ -87,6 +87,17 @@ class TimeoutSpec(_Part):
     total: Duration = Field(default=Duration(1_800), description="Limit of all attempts and waits together.", examples=["30m"])
 
 
+class PlacementSpec(_Part):
+    """Which nodes of its agent a task may run on."""
+
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Labels that a node must have, with these values.", examples=[{"gpu": "yes"}]
+    )
+    wait: Duration = Field(
+        default=Duration(30), description="How long to wait for a node while none is available.", examples=["2m"]
+    )
+
+
 class OutputSpec(_Part):
     """What an execution must give back."""
 
@@ -228,6 +239,7 @@ class TaskSpec(BaseModel):
 
     timeout: TimeoutSpec = Field(default=TimeoutSpec(), description="Limits of time.")
     retry: RetrySpec = Field(default=RetrySpec(), description="When an attempt is tried again.")
+    placement: PlacementSpec = Field(default=PlacementSpec(), description="Which nodes of the agent are meant.")
     budget: Budget = Field(default=Budget(), description="What one execution may spend; kept with the task, not enforced yet.")
     cost_estimate: Budget = Field(default=Budget(), description="What one execution is expected to cost.")
     service_level: ServiceLevel = Field(default=ServiceLevel(), description="What the owner promises.")

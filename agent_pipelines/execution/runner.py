@@ -6,7 +6,7 @@ from typing import Any
 
 from agent_pipelines.context.composer import Composer
 from agent_pipelines.core.clock import Clock, Microseconds
-from agent_pipelines.core.errors import ErrorClass, IllegalTransition, Stage, StorageError
+from agent_pipelines.core.errors import ErrorClass, ExecutionFailed, IllegalTransition, Stage, StorageError
 from agent_pipelines.core.execution import ExecutionResult, RunRef, Status
 from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.task import TaskSpec
@@ -17,10 +17,12 @@ from agent_pipelines.execution.admit import Admitter
 from agent_pipelines.execution.attempt import Attempting
 from agent_pipelines.execution.checks import Check, Gate
 from agent_pipelines.execution.compose import Composing
+from agent_pipelines.execution.fleet_watch import FleetAlerts
 from agent_pipelines.execution.invoke import Invoker
 from agent_pipelines.execution.route import Router
 from agent_pipelines.execution.settle import Settler
 from agent_pipelines.execution.work import Failure, Success, Work
+from agent_pipelines.fleet.nouns import Fleet
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.ledger.spans import Trace, new_trace_id
 from agent_pipelines.runtimes.fleet import Agent
@@ -36,11 +38,13 @@ class Runner:
     if another run has taken the execution over meanwhile.
     """
 
-    def __init__(self, database: Database, clock: Clock, ledger: Ledger, ticks: Ticks, inbox: Inbox, composer: Composer) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, ledger: Ledger, ticks: Ticks, inbox: Inbox, composer: Composer, fleet: Fleet
+    ) -> None:
         self._clock = clock
         self._admitter = Admitter(database, clock, ledger, ticks)
         self._composing = Composing(database, clock, ledger, composer, ticks)
-        self._router = Router()
+        self._router = Router(database, clock, fleet, FleetAlerts(fleet, ledger.outbox))
         self._invoker = Invoker(database, clock, ledger, self._router, Attempting(clock))
         self._settler = Settler(database, clock, ledger, inbox, composer)
 
@@ -97,6 +101,8 @@ class Runner:
             raise
         except (StorageError, IllegalTransition):
             raise
+        except ExecutionFailed as error:  # there is no place for its next attempt
+            return await self._settler.fail(work, Failure(error.error_class, error.stage, error.message))
         except Exception as error:
             return await self._settler.fail(work, Failure(ErrorClass.INTERNAL, Stage.SETTLE, f"{type(error).__name__}: {error}"))
 
@@ -104,14 +110,15 @@ class Runner:
         if failure is not None:
             return await self._settler.fail(work, failure)
         work.place = await self._router.choose(work)
-        outcome: Success | Failure | None = None
+        ended: Success | Failure | None = None
         try:
             unfit = await self._composing.compose(work)
             if unfit is not None:
                 return await self._settler.fail(work, unfit)
             outcome, last_attempt = await self._invoker.invoke(work)
+            ended = outcome
         finally:
-            await self._router.leave(work, outcome)
+            await self._router.leave(work, ended)
         if isinstance(outcome, Success):
             return await self._settler.succeed(work, outcome, last_attempt)
         return await self._settler.fail(work, outcome, last_attempt)

@@ -1,7 +1,7 @@
 """One execution on its way through the stages."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
@@ -62,6 +62,8 @@ class Work:
     journal_seq: int = 0
     tries: int = 1
     """Of this run, the one that runs included."""
+    nodes_tried: list[str] = field(default_factory=list[str])
+    """Names of the nodes of the attempts of this run, in order."""
     interrupted: Operation[None] | None = None
     """Records the attempt that was running when the work was cancelled."""
     _place: Place | None = None

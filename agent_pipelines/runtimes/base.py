@@ -55,6 +55,13 @@ class Runtime(ABC, Generic[ConfigT]):
     def stream(self, invocation: Invocation) -> AsyncGenerator[AgentEvent, None]:
         """Run one attempt of the invocation."""
 
+    async def health(self) -> None:
+        """Look whether the endpoint would answer, without any work. Raises RuntimeFailure if it would not.
+
+        Raises NotImplementedError where there is no way to tell; then an attempt has to find out.
+        """
+        raise NotImplementedError
+
     async def close(self) -> None:
         """Free what the adapter holds open."""
 

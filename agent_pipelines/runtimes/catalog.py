@@ -13,6 +13,7 @@ from agent_pipelines.runtimes.base import Runtime
 _ADAPTERS = {
     "command": "agent_pipelines.runtimes.command:CommandRuntime",
     "fake": "agent_pipelines.runtimes.fake:FakeRuntime",
+    "node": "agent_pipelines.runtimes.node:NodeRuntime",
     "openai": "agent_pipelines.runtimes.openai:OpenAIRuntime",
     "python": "agent_pipelines.runtimes.python:PythonRuntime",
 }

@@ -4,6 +4,15 @@ from agent_pipelines.store.tables.audit import audit
 from agent_pipelines.store.tables.base import metadata
 from agent_pipelines.store.tables.bursts import bursts, daemons
 from agent_pipelines.store.tables.executions import attempts, events, execution_texts, executions, outbox, spans, task_specs
+from agent_pipelines.store.tables.fleet import (
+    agent_outages,
+    node_breakers,
+    node_loads,
+    node_sessions,
+    nodes,
+    order_events,
+    work_orders,
+)
 from agent_pipelines.store.tables.prompts import prompt_moves, prompt_versions
 from agent_pipelines.store.tables.registered import registered_task_versions, registered_tasks
 from agent_pipelines.store.tables.run_claims import run_claims, workers
@@ -12,6 +21,7 @@ from agent_pipelines.store.tables.ticks import inbox, ticks
 from agent_pipelines.store.tables.triggers import trigger_history, triggers
 
 __all__ = [
+    "agent_outages",
     "attempts",
     "audit",
     "bursts",
@@ -21,6 +31,11 @@ __all__ = [
     "executions",
     "inbox",
     "metadata",
+    "node_breakers",
+    "node_loads",
+    "node_sessions",
+    "nodes",
+    "order_events",
     "outbox",
     "prompt_moves",
     "prompt_versions",
@@ -35,5 +50,6 @@ __all__ = [
     "ticks",
     "trigger_history",
     "triggers",
+    "work_orders",
     "workers",
 ]
