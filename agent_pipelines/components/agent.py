@@ -116,6 +116,12 @@ class Agent(dg.Component, dg.Resolvable, AgentSpec):
             for index, name in enumerate(names)
             if name in names[:index]
         ]
+        if self.runtime == "node" and self.nodes:
+            found.append(
+                source.problem(
+                    "nodes that fetch their work are registered", ("nodes",), "Leave it out, and run `agent-pipelines node run`"
+                )
+            )
         for below, config in self._configs():
             field = _credential(config)
             if field is not None:

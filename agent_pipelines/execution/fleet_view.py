@@ -27,6 +27,10 @@ class SeenNode:
         """The name of the node."""
         return self.stored.name
 
+    def is_well(self, now: Microseconds) -> bool:
+        """Whether it is there and has not failed; one that is only to be tried again is not."""
+        return self.stored.state(now) == "live" and (self.breaker is None or self.breaker.state == "closed")
+
     def obstacle(self, now: Microseconds) -> str | None:
         """Why it takes nothing just now, capacity aside; None if it does."""
         state = self.stored.state(now)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from agent_pipelines.core.clock import Clock
 from agent_pipelines.core.task import TaskKey
+from agent_pipelines.execution.fleet_standing import agent_standings
 from agent_pipelines.fleet.nouns import Fleet
 from agent_pipelines.ledger.outbox import Outbox
 from agent_pipelines.store.database import Connection, Database
@@ -43,22 +44,16 @@ class FleetWatch:
 
     def look(self) -> None:
         """Compare what is noted with how the nodes stand; agents without nodes are left out."""
-        now = self.clock.now()
         with self.database.reading() as connection:
-            nodes = self.fleet.nodes.list(connection)
-            out = self.fleet.outages.lasting(connection)
-            failing = {(each.agent, each.node) for each in self.fleet.breakers.not_closed(connection)}
-        states: dict[str, list[str]] = {}
-        for each in nodes:
-            state = "failing" if (each.agent, each.name) in failing else each.state(now)
-            states.setdefault(each.agent, []).append(state)
+            agents = agent_standings(connection, self.fleet, self.clock.now())
         changed: dict[str, str | None] = {}
-        for agent, found in states.items():
-            if "live" in found and agent in out:
-                changed[agent] = None
-            elif "live" not in found and agent not in out:
-                counts = ", ".join(f"{found.count(state)} {state}" for state in sorted(set(found)))
-                changed[agent] = f"none of its {len(found)} nodes is available: {counts}"
+        for each in agents:
+            if each.is_available and each.out_since_at is not None:
+                changed[each.agent] = None
+            elif not each.is_available and each.out_since_at is None:
+                states = [node.state if node.breaker == "closed" else "failing" for node in each.nodes]
+                counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+                changed[each.agent] = f"none of its {len(states)} nodes is available: {counts}"
         if changed:
             with self.database.transaction() as connection:
                 for agent, reason in sorted(changed.items()):

@@ -77,8 +77,9 @@ class Router:
             now = self._clock.now()
             there = [seen for seen in view.nodes if seen.obstacle(now) is None]
             able = [seen for seen in there if missing_label(seen.stored, placement.labels) is None]
-            if bool(there) == view.is_out:
-                await self._note_outage(agent, view, now, is_out=not there)
+            is_well = any(seen.is_well(now) for seen in there)
+            if is_well == view.is_out:
+                await self._note_outage(agent, view, now, is_out=not is_well)
             if able:
                 none_since = None
                 if any(seen.name == preferred for seen in able):
@@ -241,6 +242,7 @@ class Router:
         change = self._fleet.breakers.succeed(connection, agent.name, node, probe=probe)
         if change is not None:
             self._alerts.node(connection, agent.name, node, change)
+            self._alerts.agent(connection, agent.name, None)
 
     async def _give_up_probe(self, key: tuple[str, str], probe: str) -> None:
         self._views.pop(key[0], None)

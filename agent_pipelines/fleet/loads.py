@@ -71,6 +71,12 @@ class Loads:
         rows = connection.execute(query.where(self._is_fresh()).group_by(node_loads.c.node)).all()
         return {node: int(count) for node, count in rows}
 
+    def running(self, connection: sa.Connection) -> Mapping[tuple[str, str], int]:
+        """Attempts that run on nodes, by agent and node."""
+        query = sa.select(node_loads.c.agent, node_loads.c.node, sa.func.sum(node_loads.c.in_flight)).where(self._is_fresh())
+        rows = connection.execute(query.group_by(node_loads.c.agent, node_loads.c.node)).all()
+        return {(agent, node): int(count) for agent, node, count in rows}
+
     def _is_fresh(self) -> sa.ColumnElement[bool]:
         return node_loads.c.beat_at >= self._clock.now() - STALE
 

@@ -239,7 +239,7 @@ def test_an_execution_waits_for_a_node_that_is_to_be_tried_again(hub: Hub, clock
     before = clock.now()
     assert run(hub, agent).status is Status.SUCCEEDED
     assert 5_000_000 <= clock.now() - before < 7_000_000
-    assert told(hub) == ["node.opened", "agent.unavailable", "agent.available", "node.closed"]
+    assert told(hub) == ["node.opened", "agent.unavailable", "node.closed", "agent.available"]
 
 
 def test_a_conversation_stays_on_its_node(hub: Hub) -> None:
