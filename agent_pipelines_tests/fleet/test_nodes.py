@@ -1,5 +1,5 @@
 import pytest
-import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from agent_pipelines.core.clock import ManualClock
 from agent_pipelines.fleet.nodes import NodeInUse, Nodes, UnknownNode
@@ -72,5 +72,5 @@ def test_the_database_refuses_what_no_node_can_be(database: Database, nodes: Nod
     with database.transaction() as connection:
         nodes.declare(connection, "agent", {"a": (None, {})})
     for wrong in ({"capacity": 0}, {"source": "guessed"}, {"beat_at": 1}):
-        with pytest.raises(sa.exc.IntegrityError), database.transaction() as connection:
+        with pytest.raises(IntegrityError), database.transaction() as connection:
             connection.execute(table.update().values(**wrong))

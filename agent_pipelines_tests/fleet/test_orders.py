@@ -1,5 +1,6 @@
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from agent_pipelines.core.clock import ManualClock
 from agent_pipelines.fleet.nouns import Fleet
@@ -96,7 +97,7 @@ def test_work_is_not_handed_out_twice(database: Database, fleet: Fleet) -> None:
         assert put(fleet, connection).fence == 2
     with database.reading() as connection:
         open_one = connection.execute(sa.select(work_orders).where(work_orders.c.state == "queued")).mappings().one()
-    with pytest.raises(sa.exc.IntegrityError), database.transaction() as connection:
+    with pytest.raises(IntegrityError), database.transaction() as connection:
         connection.execute(work_orders.insert(), {**open_one, "id": "another", "fence": 9})
 
 

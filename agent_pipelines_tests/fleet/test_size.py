@@ -1,7 +1,7 @@
 """A thousand nodes: what runs where is found by keys, whatever else the record holds."""
 
 import pytest
-import sqlalchemy as sa
+from sqlalchemy import event
 
 from agent_pipelines.core.clock import ManualClock
 from agent_pipelines.execution.fleet_standing import agent_standings
@@ -47,5 +47,5 @@ def _plan(connection: Connection, query: str, *, is_sqlite: bool) -> str:
 
 def _counting(connection: Connection) -> list[str]:
     statements: list[str] = []
-    sa.event.listen(connection, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    event.listen(connection, "before_cursor_execute", lambda *given: statements.append(given[2]))
     return statements
