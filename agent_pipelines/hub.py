@@ -20,9 +20,11 @@ from agent_pipelines.execution.answers import Answers
 from agent_pipelines.execution.burst import BurstNouns
 from agent_pipelines.execution.continuations import Continuations
 from agent_pipelines.execution.effects import Effects
+from agent_pipelines.execution.fleet_watch import FleetAlerts, FleetWatch
 from agent_pipelines.execution.flow import FlowControl
 from agent_pipelines.execution.poller import Poller
 from agent_pipelines.execution.runner import Runner
+from agent_pipelines.fleet.nouns import Fleet
 from agent_pipelines.flow.limits import Limits
 from agent_pipelines.flow.permits import Permits
 from agent_pipelines.governance.audit import Audit
@@ -131,6 +133,14 @@ class Hub:
         return Composer(self.prompts, self.sessions, self.state)
 
     @cached_property
+    def fleet(self) -> Fleet:
+        return Fleet.of(self.clock)
+
+    @cached_property
+    def fleet_watch(self) -> FleetWatch:
+        return FleetWatch(self.database, self.clock, self.fleet, FleetAlerts(self.fleet, self.ledger.outbox))
+
+    @cached_property
     def limits(self) -> Limits:
         return Limits(self.clock)
 
@@ -157,6 +167,7 @@ class Hub:
             self.composer,
             self.effects_of,
             self.flow,
+            self.fleet,
             self.human_tasks,
         )
 

@@ -13,7 +13,7 @@ PACKAGE = Path(agent_pipelines.__file__).parent
 FLOORS = (
     ("core",),
     ("store",),
-    ("runtimes", "context", "governance", "ledger", "flow", "engine"),
+    ("runtimes", "context", "governance", "ledger", "flow", "fleet", "engine"),
     ("execution", "evolution", "insight", "adopt", "registry"),
     ("hub",),
     ("components", "web", "frames", "effects"),
@@ -30,7 +30,7 @@ FOREIGN = {
     "dagster_celery": {"engine"},
     "celery": {"engine"},
     "redis": {"engine"},
-    "sqlalchemy": {"store", "context", "governance", "ledger", "flow", "engine", "registry/registered.py"},
+    "sqlalchemy": {"store", "context", "governance", "ledger", "flow", "fleet", "engine", "registry/registered.py"},
     "alembic": {"store"},
     "httpx": {"runtimes"},
     "httpx_aiohttp": {"runtimes"},

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from agent_pipelines.cli import (
+    agent,
     audit,
     cache,
     effect,
@@ -13,6 +14,7 @@ from agent_pipelines.cli import (
     execution,
     human,
     limit,
+    node,
     prompt,
     registered,
     runtime,
@@ -41,7 +43,7 @@ app = typer.Typer(
 )
 task.app.add_typer(registered.app)
 task.app.add_typer(trigger_history.app)
-for group in (task, execution, tick, limit, effect, human, prompt, session, event, cache, audit, runtime):
+for group in (task, execution, tick, agent, node, limit, effect, human, prompt, session, event, cache, audit, runtime):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 app.add_typer(tick.app, name="ticks", hidden=True)
 app.command()(init)

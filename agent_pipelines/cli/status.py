@@ -12,10 +12,14 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
     from agent_pipelines.core.clock import SystemClock
     from agent_pipelines.engine.health import HealthCheck
     from agent_pipelines.engine.place import database_url
+    from agent_pipelines.execution.fleet_standing import fleet_problems
+    from agent_pipelines.fleet.nouns import Fleet
     from agent_pipelines.store.database import Database
 
     instance = Deployment.of(context).instance
-    health = HealthCheck(instance, Database(database_url(instance)), SystemClock()).look()
+    clock = SystemClock()
+    fleet = Fleet.of(clock)
+    health = HealthCheck(instance, Database(database_url(instance)), clock, lambda c: fleet_problems(c, fleet)).look()
     if as_json:
         render.document(render.record(health, is_well=health.is_well))
     else:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,8 @@ import typer
 from agent_pipelines.cli import render
 from agent_pipelines.cli.deployment import Deployment
 from agent_pipelines.cli.problems import BadInput
+
+_WATCH = 5.0  # seconds between two looks at whether agents have nodes that live
 
 
 def web(
@@ -26,6 +29,7 @@ def web(
     The interface is below /api/v1 and wants the token of the deployment, which is made at the first start.
     """
     from agent_pipelines.engine.exact_times import show_exact_times
+    from agent_pipelines.engine.periodic import Periodic
     from agent_pipelines.engine.web_context import web_context
     from agent_pipelines.web.app import build_app
     from agent_pipelines.web.server import is_loopback, listen, serve
@@ -47,7 +51,14 @@ def web(
             render.note(
                 f"warning: whoever reaches {host} can use Dagster's pages, which ask for no token; put a log-in before them"
             )
-        serve(app, listening)
+        # Here, because this is the process that nodes speak to.
+        stop = threading.Event()
+        watching = Periodic("fleet", deployment.hub.fleet_watch.look, _WATCH, stop).start()
+        try:
+            serve(app, listening)
+        finally:
+            stop.set()
+            watching.join(_WATCH)
 
 
 def _workspace(deployment: Deployment, given: Path | None) -> Path:

@@ -12,6 +12,7 @@ from agent_pipelines.components.reading import Attributes, substitute, validate
 from agent_pipelines.components.resource import AgentResource, resource_key
 from agent_pipelines.components.scaffolding import AgentScaffolder
 from agent_pipelines.components.source import Source
+from agent_pipelines.core.breaker import BreakerSpec
 from agent_pipelines.core.errors import AgentPipelinesError, DefinitionError
 from agent_pipelines.core.problems import refuse
 from agent_pipelines.core.secrets import redactor
@@ -26,6 +27,12 @@ class NodeSpec(BaseModel):
 
     name: str = Field(pattern=NAME_PATTERN, description="Name of the node, unique in its agent.", examples=["left"])
     config: dict[str, JsonValue] = Field(default_factory=dict, description="Settings of this node, over those of the agent.")
+    capacity: int | None = Field(default=None, ge=1, description="Requests at once; without it there is no limit.", examples=[4])
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        description="What tasks may ask for with `placement.labels`.",
+        examples=[{"zone": "a", "gpu": "yes"}],
+    )
 
 
 class AgentSpec(BaseModel):
@@ -49,8 +56,9 @@ class AgentSpec(BaseModel):
         examples=["openai"],
     )
     nodes: tuple[NodeSpec, ...] = Field(
-        default=(), description="Endpoints, the first one tried first; without any the agent is one node."
+        default=(), description="Endpoints; the one with the least to do is taken. Without any the agent is one node."
     )
+    breaker: BreakerSpec = Field(default=BreakerSpec(), description="When a node that fails is left alone.")
 
 
 class AgentAttributes(Attributes):
@@ -114,6 +122,12 @@ class Agent(dg.Component, dg.Resolvable, AgentSpec):
             for index, name in enumerate(names)
             if name in names[:index]
         ]
+        if self.runtime == "node" and self.nodes:
+            found.append(
+                source.problem(
+                    "nodes that fetch their work are registered", ("nodes",), "Leave it out, and run `agent-pipelines node run`"
+                )
+            )
         for below, config in self._configs():
             field = _credential(config)
             if field is not None:
@@ -132,7 +146,15 @@ class Agent(dg.Component, dg.Resolvable, AgentSpec):
     def resource(self) -> AgentResource:
         """The agent as a Dagster resource."""
         nodes = {node.name: {**self.config, **node.config} for node in self.nodes} or {"main": dict(self.config)}
-        return AgentResource(agent=self.name, runtime=self.runtime, nodes=nodes, provider=self.provider)
+        return AgentResource(
+            agent=self.name,
+            runtime=self.runtime,
+            nodes=nodes,
+            provider=self.provider,
+            capacities={node.name: node.capacity for node in self.nodes if node.capacity is not None},
+            labels={node.name: node.labels for node in self.nodes if node.labels},
+            breaker=self.breaker.model_dump(mode="json"),
+        )
 
     def _configs(self) -> list[tuple[tuple[str | int, ...], Mapping[str, JsonValue]]]:
         if not self.nodes:

@@ -19,6 +19,7 @@ def declared_by(
     return Declared(
         workspaces=tuple(sorted({"default", *(task.workspace for task in tasks)})),
         agents=tuple(sorted({*(agent.name for agent in agents), *further_agents})),
+        node_agents=tuple(sorted(agent.name for agent in agents if agent.runtime == "node")),
         references=tuple(sorted(checks | gates)),
         tasks=tuple(sorted(task.key for task in tasks)),
         assets=tuple(sorted(assets)),

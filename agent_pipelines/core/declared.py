@@ -22,6 +22,8 @@ class Declared(BaseModel):
 
     workspaces: tuple[str, ...] = ("default",)
     agents: tuple[str, ...] = ()
+    node_agents: tuple[str, ...] = ()
+    """Those whose nodes fetch their work, and may be registered."""
     references: tuple[str, ...] = ()
     tasks: tuple[TaskKey, ...] = ()
     assets: tuple[str, ...] = ()
@@ -37,6 +39,7 @@ class Declared(BaseModel):
         return cls(
             workspaces=tuple(sorted({name for part in found for name in part.workspaces})),
             agents=tuple(sorted({name for part in found for name in part.agents})),
+            node_agents=tuple(sorted({name for part in found for name in part.node_agents})),
             references=tuple(sorted({name for part in found for name in part.references})),
             tasks=tuple(sorted({task for part in found for task in part.tasks})),
             assets=tuple(sorted({key for part in found for key in part.assets})),

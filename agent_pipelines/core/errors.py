@@ -13,6 +13,7 @@ class ErrorClass(StrEnum):
     RATE_LIMIT = "rate_limit"  # too many requests just now
     INVALID_REQUEST = "invalid_request"  # the runtime refused what we asked
     NOT_FOUND = "not_found"  # the agent, model or session does not exist there
+    NO_AGENT = "no_agent"  # no node of the agent could take the work
     CONNECTION = "connection"  # the request was certainly not accepted: refused, unresolved
     UNKNOWN_OUTCOME = "unknown_outcome"  # sent, no usable answer: it may have been acted on
     TIMEOUT = "timeout"  # our own limit ended it

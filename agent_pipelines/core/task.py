@@ -139,6 +139,7 @@ class FallbackSpec(_Part):
             ErrorClass.QUOTA,
             ErrorClass.RATE_LIMIT,
             ErrorClass.NOT_FOUND,
+            ErrorClass.NO_AGENT,
             ErrorClass.CONNECTION,
             ErrorClass.TIMEOUT,
             ErrorClass.SERVER,
@@ -209,6 +210,17 @@ class TimeoutSpec(_Part):
 
     attempt: Duration = Field(default=Duration(300), description="Limit of one attempt.", examples=["5m"])
     total: Duration = Field(default=Duration(1_800), description="Limit of all attempts and waits together.", examples=["30m"])
+
+
+class PlacementSpec(_Part):
+    """Which nodes of its agent a task may run on."""
+
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Labels that a node must have, with these values.", examples=[{"gpu": "yes"}]
+    )
+    wait: Duration = Field(
+        default=Duration(30), description="How long to wait for a node while none is available.", examples=["2m"]
+    )
 
 
 class OutputSpec(_Part):
@@ -367,6 +379,7 @@ class TaskSpec(BaseModel):
         description="Identical calls share a result; only for fresh sessions and risk `low`.",
         examples=[{"ttl": "1d"}],
     )
+    placement: PlacementSpec = Field(default=PlacementSpec(), description="Which nodes of the agent are meant.")
     budget: Budget = Field(default=Budget(), description="What one execution may spend; kept with the task, not enforced yet.")
     cost_estimate: Budget = Field(default=Budget(), description="What one execution is expected to cost.")
     service_level: ServiceLevel = Field(default=ServiceLevel(), description="What the owner promises.")

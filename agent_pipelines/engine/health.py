@@ -1,6 +1,6 @@
 """What of a deployment runs, and what is wrong with it: read from files, tables and Dagster, without loading a project."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
@@ -16,7 +16,7 @@ from agent_pipelines.engine.daemons import Daemons
 from agent_pipelines.engine.stack_state import StackState
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.warm.place import WarmPlace
-from agent_pipelines.store.database import Database
+from agent_pipelines.store.database import Connection, Database
 from agent_pipelines.store.migration import is_current
 
 _BEGINNING = 60_000_000  # microseconds in which a daemon that has just taken over starts those of Dagster
@@ -60,12 +60,19 @@ class Health(BaseModel):
 
 
 class HealthCheck:
-    """Looks at a deployment. It brings no tables up to date."""
+    """Looks at a deployment. It brings no tables up to date. `more` reads further problems from them."""
 
-    def __init__(self, instance: DagsterInstance, database: Database, clock: Clock) -> None:
+    def __init__(
+        self,
+        instance: DagsterInstance,
+        database: Database,
+        clock: Clock,
+        more: Callable[[Connection], Iterable[str]] = lambda connection: (),
+    ) -> None:
         self._instance = instance
         self._database = database
         self._clock = clock
+        self._more = more
         self._home = Path(instance.root_directory)
         self._has_tables = False
 
@@ -86,6 +93,7 @@ class HealthCheck:
                 workers = Workers(self._clock).alive(connection)
                 bursts = Bursts(self._clock).live(connection)
                 ticks = Ticks(self._clock)
+                problems += self._more(connection)
                 waiting = [ticks.next_begin(connection, lane=lane) for lane in ("run", "burst")]
             silent = list(self._silent_daemons_of_dagster())
             queued, in_hand = self._runs(DagsterRunStatus.QUEUED), self._runs(*_IN_HAND)

@@ -7,7 +7,7 @@ from typing import Any
 from agent_pipelines.context.composer import Composer
 from agent_pipelines.core.acting import Acting
 from agent_pipelines.core.clock import Clock, Microseconds, isoformat
-from agent_pipelines.core.errors import ErrorClass, IllegalTransition, Stage, StorageError
+from agent_pipelines.core.errors import ErrorClass, ExecutionFailed, IllegalTransition, Stage, StorageError
 from agent_pipelines.core.execution import ExecutionResult, RunRef, Status
 from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskSpec
@@ -20,11 +20,14 @@ from agent_pipelines.execution.checks import Check, Gate
 from agent_pipelines.execution.compose import Composing
 from agent_pipelines.execution.degrade import Degrading
 from agent_pipelines.execution.effects import Effects
+from agent_pipelines.execution.fleet_watch import FleetAlerts
 from agent_pipelines.execution.flow import FlowControl
 from agent_pipelines.execution.invoke import Invoker
+from agent_pipelines.execution.placement import Placement
 from agent_pipelines.execution.route import Router
 from agent_pipelines.execution.settle import Settler
 from agent_pipelines.execution.work import Failure, Success, Waiting, Work
+from agent_pipelines.fleet.nouns import Fleet
 from agent_pipelines.governance.human_tasks import HumanTasks
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.ledger.spans import Trace, new_trace_id
@@ -51,6 +54,7 @@ class Runner:
         composer: Composer,
         effects_of: Callable[[Acting], Effects],
         flow: FlowControl,
+        fleet: Fleet,
         human_tasks: HumanTasks,
     ) -> None:
         self._database = database
@@ -59,7 +63,7 @@ class Runner:
         self._admitter = Admitter(database, clock, ledger, ticks)
         self._composing = Composing(database, clock, ledger, composer, ticks)
         self._flow = flow
-        self._router = Router(flow)
+        self._router = Router(Placement(database, clock, fleet, FleetAlerts(fleet, ledger.outbox)), flow)
         url = database.url.render_as_string(hide_password=False)
         attempting = Attempting(clock, url, effects_of, flow)
         self._invoker = Invoker(database, clock, ledger, self._router, attempting, human_tasks, self._composing)
@@ -147,6 +151,8 @@ class Runner:
             raise
         except (StorageError, IllegalTransition):
             raise
+        except ExecutionFailed as error:  # there is no place for its next attempt
+            return await self._degrading.fail(work, Failure(error.error_class, error.stage, error.message))
         except Exception as error:
             return await self._settler.fail(work, Failure(ErrorClass.INTERNAL, Stage.SETTLE, f"{type(error).__name__}: {error}"))
 
@@ -154,10 +160,10 @@ class Runner:
         if failure is not None:
             return await self._degrading.fail(work, failure)
         if work.arrived is None:
-            work.place = await self._router.choose(work)
+            work.place = await self._first_place(work)
         else:
             named = [node for node in work.agent.nodes if node.name == work.arrived.node]
-            work.place = Place(work.agent, named[0] if named else work.agent.pick(work.tries))
+            work.place = Place(work.agent, (named or work.agent.nodes)[0])
             work.journal_seq = await self._database.read(lambda c: self._ledger.journal.last_seq(c, work.stored.id))
         ended: Success | Failure | Waiting | None = None
         try:
@@ -177,6 +183,18 @@ class Runner:
         if isinstance(outcome, Success):
             return await self._settler.succeed(work, outcome, last_attempt)
         return await self._degrading.fail(work, outcome, last_attempt)
+
+    async def _first_place(self, work: Work) -> Place:
+        """The place of the first attempt, at a fallback if the agent of the task has none."""
+        while True:
+            try:
+                return await self._router.choose(work)
+            except ExecutionFailed as error:
+                fallback = work.following(error.error_class)
+                if fallback is None:
+                    raise
+                work.move_on(fallback)
+                work.tries, work.tries_before = 1, 0  # nobody was asked
 
     async def close(self) -> None:
         """Give back what this event loop holds of limits; for who ends it."""

@@ -89,6 +89,8 @@ class Work:
     cache_key: str | None = None
     cached_from: str | None = None
     """The execution whose result is used again, if there is one."""
+    nodes_tried: list[str] = field(default_factory=list[str])
+    """Names of the nodes of the attempts of this run, in order."""
     interrupted: Operation[None] | None = None
     """Records the attempt that was running when the work was cancelled."""
     permit: Permit | None = None
@@ -138,6 +140,7 @@ class Work:
         chosen = self.spec.fallback[place - 1]
         if chosen.agent is not None:
             self.agent = self.others.get(chosen.agent, self.agent)
+            self.nodes_tried.clear()
         self.fallbacks = place
         self.parameters = {**self.parameters, **chosen.parameters}
         self.tries_before, self.inner_tries = self.tries, 0

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import ErrorClass, Stage
 from agent_pipelines.core.event import Usage
 from agent_pipelines.ledger.recordable import error_columns
 from agent_pipelines.ledger.stored import StoredAttempt
+from agent_pipelines.store.conditions import equal
 from agent_pipelines.store.tables import attempts, executions
 from agent_pipelines.store.window import Window
 
@@ -30,10 +32,30 @@ SPENT = (
 )
 """What the tries of an execution have used together, and how many of them have no price."""
 
+_THERE = ("execution_id", "number", "run_id", "node", "status", "started_at", "finished_at", "error_class")
+
 _START = attempts.insert()
 _FINISH = attempts.update().where(
     attempts.c.execution_id == OF, attempts.c.number == sa.bindparam("of_number"), sa.text("status = 'running'")
 )
+
+
+class AttemptThere(BaseModel):
+    """A try, told of with the task that it is for."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    workspace: str
+    application: str
+    task: str
+    execution_id: str
+    number: int
+    run_id: str
+    node: str
+    status: str
+    started_at: Microseconds
+    finished_at: Microseconds | None
+    error_class: str | None
 
 
 class Attempts:
@@ -109,6 +131,18 @@ class Attempts:
         """The tries of an execution in order."""
         query = sa.select(attempts).where(attempts.c.execution_id == execution_id).order_by(attempts.c.number)
         return [StoredAttempt.model_validate(row) for row in connection.execute(query).mappings()]
+
+    def on(
+        self, connection: sa.Connection, agent: str, *, node: str | None = None, is_running: bool, limit: int = 50
+    ) -> Sequence[AttemptThere]:
+        """The tries that run on an agent or one node of it, or those that ran there, newest first."""
+        columns = (*(executions.c[name] for name in ("workspace", "application", "task")), *(attempts.c[name] for name in _THERE))
+        query = (
+            sa.select(*columns).join_from(attempts, executions).where(attempts.c.agent == agent, *equal({attempts.c.node: node}))
+        )
+        query = query.where(sa.text("attempts.status = 'running'" if is_running else "attempts.status <> 'running'"))
+        rows = connection.execute(query.order_by(attempts.c.started_at.desc()).limit(limit)).mappings()
+        return [AttemptThere.model_validate(row) for row in rows]
 
     def rows(self, connection: sa.Connection, columns: Sequence[str], window: Window) -> Sequence[Sequence[Any]]:
         """Chosen columns of the attempts begun in a stretch of time, `application` and `task` among them, oldest first."""

@@ -92,6 +92,13 @@ class Runtime(ABC, Generic[ConfigT]):
         """Ask for the end of work that was handed over. Raises RuntimeFailure if the other side does not take it."""
         raise NotImplementedError(f"the runtime {self.kind!r} hands nothing over")
 
+    async def health(self) -> None:
+        """Look whether the endpoint would answer, without any work. Raises RuntimeFailure if it would not.
+
+        Raises NotImplementedError where there is no way to tell; then an attempt has to find out.
+        """
+        raise NotImplementedError
+
     async def close(self) -> None:
         """Free what the adapter holds open."""
 

@@ -15,6 +15,7 @@ _ADAPTERS = {
     "command": "agent_pipelines.runtimes.command:CommandRuntime",
     "fake": "agent_pipelines.runtimes.fake:FakeRuntime",
     "http": "agent_pipelines.runtimes.http_agent:HttpAgentRuntime",
+    "node": "agent_pipelines.runtimes.node:NodeRuntime",
     "openai": "agent_pipelines.runtimes.openai:OpenAIRuntime",
     "python": "agent_pipelines.runtimes.python:PythonRuntime",
 }

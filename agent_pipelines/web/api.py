@@ -1,8 +1,10 @@
 """The HTTP interface: a request is read, one operation works on it outside the event loop, and its answer is rendered."""
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
+from typing import cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,6 +17,7 @@ from agent_pipelines.core.declared import Declared
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.hub import Hub
 from agent_pipelines.web.call import Call
+from agent_pipelines.web.fleet import FleetOperations
 from agent_pipelines.web.guard import Guard
 from agent_pipelines.web.health import Look, status_operation
 from agent_pipelines.web.human_tasks import HumanTaskOperations
@@ -39,6 +42,7 @@ def operations(hub: Hub, declared: Callable[[], Declared], look: Look) -> Sequen
         *LimitOperations(hub).all(),
         *HumanTaskOperations(hub).all(),
         *WaitOperations(hub).all(),
+        *FleetOperations(hub, declared).all(),
         status_operation(look),
     ]
 
@@ -60,10 +64,13 @@ def build_api(hub: Hub, token: ApiToken, declared: Callable[[], Declared], look:
 
 
 def _endpoint(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+    is_async = inspect.iscoroutinefunction(operation.work)
+
     async def answer(request: Request) -> Response:
         try:
             call = await Call.of(request)
-            status, body = await asyncio.to_thread(operation.work, call)
+            answered = operation.work(call) if is_async else asyncio.to_thread(operation.work, call)
+            status, body = cast("Answer", await cast("Awaitable[Answer]", answered))
         except Exception as error:
             return answer_to(error)
         return JSONResponse(redactor.value(body), status, headers={"Cache-Control": "no-store"})

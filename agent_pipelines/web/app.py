@@ -10,6 +10,7 @@ from agent_pipelines.core.declared import Declared
 from agent_pipelines.engine.gateway import DagsterGateway
 from agent_pipelines.engine.health import HealthCheck
 from agent_pipelines.engine.web_context import WebContext, request_context
+from agent_pipelines.execution.fleet_standing import fleet_problems
 from agent_pipelines.hub import Hub
 from agent_pipelines.web.api import PREFIX, build_api
 from agent_pipelines.web.health import health_routes
@@ -36,6 +37,6 @@ def build_app(context: WebContext, hub: Hub, token: ApiToken) -> Starlette:
         with request_context(context) as locations:
             return DagsterGateway(context.instance, context=locations).declared()
 
-    look = HealthCheck(context.instance, hub.database, hub.clock).look
+    look = HealthCheck(context.instance, hub.database, hub.clock, lambda c: fleet_problems(c, hub.fleet)).look
     api = Mount(PREFIX, app=build_api(hub, token, declared, look))
     return _Webserver(context, [api, *health_routes(look)]).create_asgi_app()

@@ -166,3 +166,82 @@ class Event(BaseModel):
     key: str | None = Field(
         default=None, description="The sender's own name of the event: the same key from the same source is the same event."
     )
+
+
+class AgentPage(Query):
+    """Which work of an agent."""
+
+    node: str | None = Field(default=None, description="Only this node.")
+    limit: int = Field(default=50, ge=1, le=1_000, description="Entries of each list.")
+
+
+class NodePage(Query):
+    """Which nodes."""
+
+    agent: str | None = Field(default=None, description="Only nodes of this agent.")
+    after: str | None = Field(default=None, description="`next_after` of the page before.", examples=["writer/berlin-1"])
+    limit: int = Field(default=50, ge=1, le=1_000, description="Entries of a page.")
+
+
+class NodeGiven(BaseModel):
+    """A node that is to be known before its worker is there, or that is changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    capacity: int | None = Field(default=None, ge=1, description="Requests at once.")
+    labels: dict[str, str] | None = Field(default=None, description="What tasks may ask for.")
+
+
+class _Worker(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    worker: str = Field(min_length=1, max_length=100, description="Id of the worker that speaks for the node; new at each start.")
+
+
+class NodeHere(_Worker):
+    """A worker says that it is there for a node."""
+
+    capacity: int | None = Field(default=None, ge=1, description="Requests at once.")
+    labels: dict[str, str] = Field(default_factory=dict, description="What tasks may ask for.")
+    runtime: str | None = Field(default=None, description="Kind of runtime that it works with.")
+
+
+class NodeBeat(_Worker):
+    """A worker says that it lives."""
+
+    held: tuple[str, ...] = Field(default=(), max_length=1_000, description="Orders that it works on.")
+
+
+class NodePull(NodeBeat):
+    """A worker asks for work."""
+
+    limit: int = Field(default=1, ge=1, le=100, description="Orders at most.")
+    wait: float = Field(default=20, ge=0, le=30, description="Seconds to wait until there is one.")
+
+
+class NodeLeaves(_Worker):
+    """A worker says that it ends."""
+
+
+class OrderEvent(BaseModel):
+    """One event of an order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seq: int = Field(ge=1, description="Its number, from 1 without gaps.")
+    event: dict[str, JsonValue] = Field(description="The event as the runtime gave it.")
+
+
+class OrderReport(_Worker):
+    """A worker sends events of an order."""
+
+    fence: int = Field(ge=1, description="The fence of the order.")
+    events: tuple[OrderEvent, ...] = Field(max_length=1_000, description="Events; those that are known already do no harm.")
+
+
+class OrderEnd(_Worker):
+    """A worker says that an order has ended."""
+
+    fence: int = Field(ge=1, description="The fence of the order.")
+    last_seq: int = Field(ge=0, description="Number of its last event.")
+    failure: dict[str, JsonValue] | None = Field(default=None, description="Why it failed, if it did.")

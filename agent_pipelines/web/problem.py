@@ -10,6 +10,8 @@ from starlette.responses import JSONResponse
 from agent_pipelines.core.errors import AgentPipelinesError, DefinitionError, StorageError
 from agent_pipelines.core.problems import DefinitionErrors
 from agent_pipelines.core.secrets import redactor
+from agent_pipelines.fleet.nodes import NodeInUse, UnknownNode
+from agent_pipelines.fleet.orders import OrderRefused
 from agent_pipelines.governance.human_tasks import AlreadyAnswered, NoHumanTask
 from agent_pipelines.registry.registry import NotInState, NotRegistered
 
@@ -53,9 +55,9 @@ def answer_to(error: Exception) -> JSONResponse:
             errors = [{"field": _field(one), "problem": one.problem, "fix": one.fix} for one in each]
             words = f"{len(errors)} fields are wrong" if len(errors) > 1 else str(error)
             return problem(HTTPStatus.UNPROCESSABLE_ENTITY, words, errors=errors)
-        case NotRegistered() | NoHumanTask():
+        case NotRegistered() | NoHumanTask() | UnknownNode():
             return problem(HTTPStatus.NOT_FOUND, str(error))
-        case NotInState() | AlreadyAnswered():
+        case NotInState() | AlreadyAnswered() | NodeInUse() | OrderRefused():
             return problem(HTTPStatus.CONFLICT, str(error))
         case StorageError():
             _log.error("%s", redactor.text(str(error)))

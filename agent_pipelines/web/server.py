@@ -10,6 +10,8 @@ from starlette.types import ASGIApp
 
 from agent_pipelines.core.errors import AgentPipelinesError
 
+_ENDING = 5  # seconds that requests have when the server is to stop: nodes wait for work for longer
+
 
 class AddressError(AgentPipelinesError):
     """The address cannot be listened on."""
@@ -35,7 +37,8 @@ def is_loopback(host: str) -> bool:
 
 def serve(app: ASGIApp, listening: socket.socket) -> None:
     """Answer requests until SIGINT or SIGTERM."""
-    _Server(uvicorn.Config(app, log_level="warning", server_header=False)).run([listening])
+    config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=_ENDING)
+    _Server(config).run([listening])
 
 
 class _Server(uvicorn.Server):

@@ -112,3 +112,17 @@ def test_an_asset_of_the_user_can_use_an_agent(instance: dg.DagsterInstance) -> 
     agent = Agent(name="writer", runtime="fake", config={"replies": ["Hello"]})
     result = dg.materialize([greeting], resources={"agent_writer": agent.resource()}, instance=instance)
     assert result.output_for_node("greeting") == "Hello"
+
+
+def test_nodes_have_capacity_and_labels_and_the_agent_a_breaker(project: Project) -> None:
+    text = AGENT + "  breaker: {failures: 2, pause: 1s}\n  nodes: [{name: left, capacity: 3, labels: {zone: a}}, {name: right}]\n"
+    made = _load(project.agent(text=text)).resource().create()
+    assert [(node.name, node.capacity, node.labels) for node in made.nodes] == [("left", 3, {"zone": "a"}), ("right", None, {})]
+    assert (made.breaker.failures, made.breaker.pause, made.breaker.max_pause) == (2, 1.0, 60.0)
+
+
+def test_an_agent_whose_nodes_fetch_their_work_declares_none(project: Project) -> None:
+    text = AGENT.replace("fake", "node") + "  config: {lease: 2m}\n"
+    assert _load(project.agent(text=text)).resource().create().nodes[0].runtime.config.lease == 120
+    with pytest.raises(DefinitionError, match="agent-pipelines node run"):
+        _load(project.agent(text=text + "  nodes: [{name: left}]\n"))

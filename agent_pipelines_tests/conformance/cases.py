@@ -12,6 +12,8 @@ from agent_pipelines.core.event import Usage
 from agent_pipelines.runtimes.base import Runtime
 from agent_pipelines.runtimes.catalog import create
 from agent_pipelines.runtimes.fake import FakeConfig, FakeRuntime, Pause
+from agent_pipelines.runtimes.node import NodeConfig, NodeRuntime
+from agent_pipelines_tests.conformance.post import Post
 from agent_pipelines_tests.runtimes import messages_wire
 from agent_pipelines_tests.runtimes.scripted_server import Script, ScriptedServer, chunk, frames, whole
 from agent_pipelines_tests.runtimes.waiting import is_alive
@@ -342,6 +344,29 @@ def fake() -> Case:
     )
 
 
+def node() -> Case:
+    def over(runtime: Runtime[Any]) -> tuple[Runtime[Any], Post]:
+        post = Post(runtime)
+        return NodeRuntime(NodeConfig(structured_output=True)).at("worker", "left", post), post
+
+    def with_node(make: Failure) -> Failure:
+        return lambda world: over(make(world))[0]
+
+    def hang(world: World) -> Hang:
+        runtime, post = over(there.hang(world).runtime)
+        return Hang(runtime, lambda text: text, lambda text: post.stopped)
+
+    there = fake()
+    return Case(
+        kind="node",
+        echo=with_node(there.echo),
+        structured=with_node(there.structured),
+        hang=hang,
+        failures={error_class: with_node(make) for error_class, make in there.failures.items()},
+        leak=with_node(there.leak),
+    )
+
+
 CASES = {
     "anthropic stream": anthropic(stream=True),
     "anthropic whole": anthropic(stream=False),
@@ -354,4 +379,5 @@ CASES = {
     "python async": python("async_"),
     "http": http(),
     "fake": fake(),
+    "node": node(),
 }

@@ -113,7 +113,8 @@ def test_nothing_that_is_written_holds_a_secret(case: Case, world: World) -> Non
 
 def test_cancelling_stops_the_work(case: Case, world: World) -> None:
     hang = case.hang(world)
-    assert hang.runtime.capabilities.cancels
+    # A node that is cut off goes on until its lease is over.
+    assert hang.runtime.capabilities.cancels or case.kind == "node"
     seen: list[str] = []
 
     async def consume() -> None:

@@ -5,6 +5,15 @@ from agent_pipelines.store.tables.base import metadata
 from agent_pipelines.store.tables.bursts import bursts, daemons
 from agent_pipelines.store.tables.effects import effects
 from agent_pipelines.store.tables.executions import attempts, events, execution_texts, executions, outbox, spans, task_specs
+from agent_pipelines.store.tables.fleet import (
+    agent_outages,
+    node_breakers,
+    node_loads,
+    node_sessions,
+    nodes,
+    order_events,
+    work_orders,
+)
 from agent_pipelines.store.tables.human_tasks import human_tasks
 from agent_pipelines.store.tables.limits import flow_rates, flow_turn, limits, permit_demands, permit_holders, permits
 from agent_pipelines.store.tables.prompts import prompt_moves, prompt_versions
@@ -17,6 +26,7 @@ from agent_pipelines.store.tables.triggers import trigger_history, triggers
 from agent_pipelines.store.tables.waits import waits
 
 __all__ = [
+    "agent_outages",
     "attempts",
     "audit",
     "bursts",
@@ -31,6 +41,11 @@ __all__ = [
     "inbox",
     "limits",
     "metadata",
+    "node_breakers",
+    "node_loads",
+    "node_sessions",
+    "nodes",
+    "order_events",
     "outbox",
     "permit_demands",
     "permit_holders",
@@ -50,5 +65,6 @@ __all__ = [
     "trigger_history",
     "triggers",
     "waits",
+    "work_orders",
     "workers",
 ]

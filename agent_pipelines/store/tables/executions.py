@@ -131,6 +131,14 @@ attempts = sa.Table(
     sa.CheckConstraint(one_of("status", ("running", "succeeded", "failed", "cancelled", "lost")), name="status"),
     sa.CheckConstraint("(status = 'running') = (finished_at IS NULL)", name="finished"),
     sa.CheckConstraint("status <> 'failed' OR (error_class IS NOT NULL AND retry_decision IS NOT NULL)", name="error"),
+    sa.Index("ix_attempts_node", "agent", "node", "started_at"),
+    sa.Index(
+        "ix_attempts_running",
+        "agent",
+        "node",
+        sqlite_where=sa.text("status = 'running'"),
+        postgresql_where=sa.text("status = 'running'"),
+    ),
 )
 
 events = sa.Table(
