@@ -19,6 +19,15 @@ REPAIR = "repair"
 Their occurrence is the id of that execution, or of the tick whose launch failed.
 """
 
+SHARD, MERGE = "shard", "merge"
+"""Trigger names of the ticks that carry a batch on: its shards, and their merge; no declared trigger may have them.
+
+Their occurrence begins with the id of the batch. Their inputs name the job that is to run, and the tags of its run.
+"""
+
+CARRY_ON = frozenset({REPAIR, SHARD, MERGE})
+"""Trigger names of the ticks that carry on the work of another tick, and so make nothing due that comes after a task."""
+
 
 Lane = Literal["run", "burst"]
 """Whether a tick gets a run of its own or shares one with others."""

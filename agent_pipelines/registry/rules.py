@@ -14,9 +14,14 @@ from agent_pipelines.core.secrets import redactor
 from agent_pipelines.core.task import TaskKey, TaskSpec
 from agent_pipelines.core.trigger import TimeTrigger, Trigger, trigger_name
 from agent_pipelines.engine.due import next_due
-from agent_pipelines.engine.tick import REPAIR
+from agent_pipelines.engine.tick import MERGE, REPAIR, SHARD
 
-_RESERVED = {REPAIR: "the ticks of repairs", str(Origin.ON_DEMAND): "launches on demand"}
+_RESERVED = {
+    REPAIR: "the ticks of repairs",
+    SHARD: "the shards of batches",
+    MERGE: "the merging of batches",
+    str(Origin.ON_DEMAND): "launches on demand",
+}
 
 
 class Rules:
