@@ -243,7 +243,7 @@ class Ticks:
         after: int,
         limit: int = 500,
     ) -> Sequence[Tick]:
-        """Ticks of a task that have no tick of a follower's trigger yet, oldest claim first; those that carry on others are left out.
+        """Ticks of a task that have no tick of a follower's trigger yet, oldest claim first, without those that carry others on.
 
         Only those due at or after an instant, and with a `seq` above `after`. An anti-join, as for events: rows of
         concurrent writers become visible out of order.
