@@ -14,6 +14,7 @@ from agent_pipelines.engine.daemons import Daemons
 from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.triggers import Triggers
+from agent_pipelines.execution.batch.nouns import BatchNouns
 from agent_pipelines.execution.burst import BurstNouns
 from agent_pipelines.execution.runner import Runner
 from agent_pipelines.governance.audit import Audit
@@ -109,6 +110,10 @@ class Hub:
     @cached_property
     def runner(self) -> Runner:
         return Runner(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer)
+
+    @cached_property
+    def batch_nouns(self) -> BatchNouns:
+        return BatchNouns(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer)
 
     @cached_property
     def burst_nouns(self) -> BurstNouns:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from agent_pipelines.core.clock import Clock
+from agent_pipelines.ledger.batches import Batches
 from agent_pipelines.ledger.executions import Executions
+from agent_pipelines.ledger.item_versions import ItemVersions
 from agent_pipelines.ledger.journal import Journal
 from agent_pipelines.ledger.outbox import Outbox
 from agent_pipelines.ledger.spans import Spans
@@ -19,8 +21,10 @@ class Ledger:
     journal: Journal
     spans: Spans
     outbox: Outbox
+    batches: Batches
+    item_versions: ItemVersions
 
     @classmethod
     def of(cls, clock: Clock) -> "Ledger":
         """The nouns over one clock."""
-        return cls(TaskSpecs(clock), Executions(clock), Journal(), Spans(), Outbox(clock))
+        return cls(TaskSpecs(clock), Executions(clock), Journal(), Spans(), Outbox(clock), Batches(clock), ItemVersions(clock))

@@ -2,6 +2,7 @@
 
 from agent_pipelines.store.tables.audit import audit
 from agent_pipelines.store.tables.base import metadata
+from agent_pipelines.store.tables.batches import batch_shards, batches, item_versions
 from agent_pipelines.store.tables.bursts import bursts, daemons
 from agent_pipelines.store.tables.executions import attempts, events, execution_texts, executions, outbox, spans, task_specs
 from agent_pipelines.store.tables.prompts import prompt_moves, prompt_versions
@@ -14,12 +15,15 @@ from agent_pipelines.store.tables.triggers import trigger_history, triggers
 __all__ = [
     "attempts",
     "audit",
+    "batch_shards",
+    "batches",
     "bursts",
     "daemons",
     "events",
     "execution_texts",
     "executions",
     "inbox",
+    "item_versions",
     "metadata",
     "outbox",
     "prompt_moves",
