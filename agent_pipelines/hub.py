@@ -14,11 +14,15 @@ from agent_pipelines.engine.daemons import Daemons
 from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.triggers import Triggers
+from agent_pipelines.execution.batch.dispatch import Dispatcher
 from agent_pipelines.execution.batch.nouns import BatchNouns
+from agent_pipelines.execution.batch.verbs import BatchVerbs
 from agent_pipelines.execution.burst import BurstNouns
 from agent_pipelines.execution.runner import Runner
 from agent_pipelines.governance.audit import Audit
 from agent_pipelines.insight.witness import Witness
+from agent_pipelines.ledger.batch_results import BatchResults
+from agent_pipelines.ledger.batches import Batches
 from agent_pipelines.ledger.executions import Executions
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.registry.pauses import Pauses
@@ -114,6 +118,22 @@ class Hub:
     @cached_property
     def batch_nouns(self) -> BatchNouns:
         return BatchNouns(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer)
+
+    @property
+    def batches(self) -> Batches:
+        return self.ledger.batches
+
+    @cached_property
+    def batch_results(self) -> BatchResults:
+        return BatchResults()
+
+    @cached_property
+    def batch_dispatcher(self) -> Dispatcher:
+        return Dispatcher(self.clock, self.ticks, self.ledger)
+
+    @cached_property
+    def batch_verbs(self) -> BatchVerbs:
+        return BatchVerbs(self.database, self.ledger, self.batch_dispatcher, self.audit)
 
     @cached_property
     def burst_nouns(self) -> BurstNouns:

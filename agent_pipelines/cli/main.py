@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from agent_pipelines.cli import audit, event, execution, prompt, registered, runtime, session, task, tick, trigger_history
+from agent_pipelines.cli import audit, batch, event, execution, prompt, registered, runtime, session, task, tick, trigger_history
 from agent_pipelines.cli.daemon import daemon
 from agent_pipelines.cli.deployment import Deployment
 from agent_pipelines.cli.init import init
@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 task.app.add_typer(registered.app)
 task.app.add_typer(trigger_history.app)
-for group in (task, execution, tick, prompt, session, event, audit, runtime):
+for group in (task, execution, batch, tick, prompt, session, event, audit, runtime):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 app.add_typer(tick.app, name="ticks", hidden=True)
 app.command()(init)

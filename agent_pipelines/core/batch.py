@@ -129,6 +129,12 @@ class BatchSpec(_Part):
     shard_size: int = Field(default=500, ge=1, le=50_000, description="Items of a shard, which is one Dagster partition.")
     in_flight: int = Field(default=20, ge=1, le=1_000, description="Items of a shard that are worked on at once.")
     shards_per_run: int = Field(default=1, ge=1, description="Shards that one Dagster run works on, one after the other.")
+    concurrency: int = Field(
+        default=4,
+        ge=1,
+        le=1_000,
+        description="Dagster runs that work on shards of one batch at once; further ones wait for these.",
+    )
     failed_items: Literal["fail", "allow"] = Field(
         default="fail", description="`fail`: one failed item fails the batch, at its end. `allow`: up to `max_failed` may."
     )

@@ -263,6 +263,12 @@ class Ticks:
         rows = connection.execute(query.order_by(ticks.c.seq).limit(limit)).mappings()
         return [Tick.model_validate(row) for row in rows]
 
+    def of_part(self, connection: sa.Connection, task: TaskKey, trigger: str, prefix: str) -> Sequence[Tick]:
+        """The ticks of a trigger whose occurrence begins with a prefix, oldest claim first."""
+        begins_so = ticks.c.occurrence.startswith(prefix, autoescape=True)
+        query = sa.select(ticks).where(_of(task), ticks.c.trigger == trigger, begins_so).order_by(ticks.c.seq)
+        return [Tick.model_validate(row) for row in connection.execute(query).mappings()]
+
     def claims(self, connection: sa.Connection, *, after: int) -> Sequence[tuple[int, TaskKey]]:
         """Ticks above a `seq`, without those that carry on others: their `seq` and task."""
         query = sa.select(ticks.c.seq, ticks.c.workspace, ticks.c.application, ticks.c.task)

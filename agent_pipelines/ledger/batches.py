@@ -1,16 +1,16 @@
 """The record of batches and of their shards."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from agent_pipelines.core.batch import ENDED_SHARD, BatchStatus, ShardStatus
+from agent_pipelines.core.batch import ENDED_BATCH, ENDED_SHARD, BatchStatus, ShardStatus
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import IllegalTransition
-from agent_pipelines.core.ids import new_id
+from agent_pipelines.core.ids import dashed, new_id
 from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.of_task import OfTask
 from agent_pipelines.core.task import TaskKey
@@ -173,6 +173,25 @@ class Batches:
         """A batch by its id."""
         return self._first(connection, batches.c.id == batch_id)
 
+    def lock(self, connection: sa.Connection, batch_id: str) -> Batch | None:
+        """A batch by its id, which no other transaction changes until this one ends."""
+        row = connection.execute(sa.select(batches).where(batches.c.id == batch_id).with_for_update()).mappings().first()
+        return None if row is None else Batch.model_validate(row)
+
+    def find(self, connection: sa.Connection, prefix: str, *, workspace: str = "default", limit: int = 5) -> Sequence[Batch]:
+        """Batches whose id begins so, with or without its dashes, oldest first."""
+        digits = prefix.replace("-", "").lower()
+        if not 0 < len(digits) <= 32 or set(digits) - set("0123456789abcdef"):
+            return []
+        first, last = (dashed(digits.ljust(32, fill)) for fill in "0f")
+        query = sa.select(batches).where(batches.c.workspace == workspace, batches.c.id.between(first, last))
+        return [Batch.model_validate(row) for row in connection.execute(query.order_by(batches.c.id).limit(limit)).mappings()]
+
+    def live(self, connection: sa.Connection) -> Sequence[Batch]:
+        """Batches of all workspaces that have not ended, oldest first."""
+        query = sa.select(batches).where(batches.c.finished_at.is_(None)).order_by(batches.c.seq)
+        return [Batch.model_validate(row) for row in connection.execute(query).mappings()]
+
     def of_tick(self, connection: sa.Connection, task: TaskKey, trigger: str, occurrence: str) -> Batch | None:
         """The batch of a tick."""
         return self._first(connection, *_of_task(task), batches.c.trigger == trigger, batches.c.occurrence == occurrence)
@@ -318,6 +337,16 @@ class Batches:
         mine = (c.batch_id == batch_id, c.number == number, c.run_id == run_id, c.status == str(ShardStatus.RUNNING))
         return connection.execute(batch_shards.update().where(*mine).values(values)).rowcount == 1
 
+    def fail_pending(self, connection: sa.Connection, batch_id: str, number: int, *, reason: str) -> bool:
+        """End a shard whose run has not come; False if it is pending no longer."""
+        return self._end_pending(connection, batch_id, number, ShardStatus.FAILED, reason)
+
+    def cancel_shard(self, connection: sa.Connection, batch_id: str, number: int, run_id: str, *, reason: str) -> bool:
+        """Cancel a shard that a run works on or has just given back; False if it is another one's, or has ended."""
+        if self.end_shard(connection, batch_id, number, run_id, ShardStatus.CANCELLED, reason=reason):
+            return True
+        return self._end_pending(connection, batch_id, number, ShardStatus.CANCELLED, reason)
+
     def is_worked_off(self, connection: sa.Connection, batch_id: str) -> bool:
         """Whether all shards of a split batch have ended."""
         c = batch_shards.c
@@ -369,17 +398,16 @@ class Batches:
         return self.finish(connection, batch_id, BatchStatus.CANCELLED, reason=reason)
 
     def reopen(self, connection: sa.Connection, batch_id: str) -> int:
-        """Have what a failed or cancelled batch has not done be done: items that failed, were cancelled or never began.
+        """Have what a batch that ended has not done be done: items that failed, were cancelled or never began.
 
-        Returns how many shards are pending again. One that was not split to its end is to be split anew.
-        Raises IllegalTransition if the batch has neither failed nor been cancelled.
+        Returns how many shards are pending again. One that was not split to its end is to be split anew. One that has succeeded
+        is to stand for another execution from then on. Raises IllegalTransition if the batch has not ended.
         """
         batch = self.get(connection, batch_id)
         is_split = batch is not None and batch.fingerprint is not None
         to = BatchStatus.RUNNING if is_split else BatchStatus.SPLITTING
         now = self._clock.now()
-        ended = (BatchStatus.FAILED, BatchStatus.CANCELLED)
-        self._move(connection, batch_id, ended, to, reason=None, finished_at=None, reopened_at=now)
+        self._move(connection, batch_id, tuple(ENDED_BATCH), to, reason=None, finished_at=None, reopened_at=now)
         c = batch_shards.c
         undone = sa.or_(c.status.in_([str(ShardStatus.FAILED), str(ShardStatus.CANCELLED)]), c.failed > 0)
         again = {"status": str(ShardStatus.PENDING), "reason": None, "finished_at": None}
@@ -387,6 +415,25 @@ class Batches:
         return connection.execute(
             batch_shards.update().where(c.batch_id == batch_id, ended_shards, undone).values(again)
         ).rowcount
+
+    def stand_for(self, connection: sa.Connection, batch_id: str, execution_id: str) -> None:
+        """Have a batch that is merged again stand for another execution: the one that has succeeded keeps its result."""
+        connection.execute(batches.update().where(batches.c.id == batch_id).values(execution_id=execution_id))
+
+    def reopen_shards(self, connection: sa.Connection, batch_id: str, numbers: Collection[int]) -> int:
+        """Have what is not done of some shards be done, whether their batch has ended or is at work; returns how many.
+
+        The other shards of the batch stay as they are. Raises IllegalTransition while the batch is split or merged.
+        """
+        c = batch_shards.c
+        undone = sa.or_(c.status.in_([str(ShardStatus.FAILED), str(ShardStatus.CANCELLED)]), c.failed > 0)
+        chosen = (c.batch_id == batch_id, c.number.in_(numbers), c.status.in_([str(status) for status in ENDED_SHARD]), undone)
+        if connection.execute(sa.select(c.number).where(*chosen).limit(1)).first() is None:
+            return 0
+        from_ = (BatchStatus.RUNNING, *ENDED_BATCH)
+        self._move(connection, batch_id, from_, BatchStatus.RUNNING, reason=None, finished_at=None, reopened_at=self._clock.now())
+        again = {"status": str(ShardStatus.PENDING), "reason": None, "finished_at": None}
+        return connection.execute(batch_shards.update().where(*chosen).values(again)).rowcount
 
     def progress(self, connection: sa.Connection, batch_id: str) -> Progress | None:
         """How far a batch has come, as of the last beat of its shards."""
@@ -422,6 +469,12 @@ class Batches:
         old = sa.select(batches.c.id).where(batches.c.created_at < created_before, batches.c.finished_at.is_not(None))
         chosen = old.order_by(batches.c.seq).limit(limit).scalar_subquery()
         return connection.execute(sa.delete(batches).where(batches.c.id.in_(chosen))).rowcount
+
+    def _end_pending(self, connection: sa.Connection, batch_id: str, number: int, status: ShardStatus, reason: str) -> bool:
+        c = batch_shards.c
+        pending = (c.batch_id == batch_id, c.number == number, c.status == str(ShardStatus.PENDING))
+        values = {"status": str(status), "reason": recordable_text(reason), "finished_at": self._clock.now()}
+        return connection.execute(batch_shards.update().where(*pending).values(values)).rowcount == 1
 
     def _counts(self, connection: sa.Connection, batch_id: str) -> dict[str, Any]:
         c = batch_shards.c

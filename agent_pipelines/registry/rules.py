@@ -97,6 +97,9 @@ class Rules:
         if spec.lane == "run" and "lane" in spec.model_fields_set:
             problem = "a registered task shares runs with others"
             yield problem, ("lane",), "Leave it out or write `burst`; a task with runs of its own is declared in the project"
+        if spec.batch is not None:
+            fix = "Declare the task in the project, or register a task for each item"
+            yield "the shards of a batch are partitions of an asset of its own, which a registered task has not", ("batch",), fix
         if spec.pool is not None:
             yield "Dagster's pools limit runs, and registered tasks share runs", ("pool",), "Leave it out"
 

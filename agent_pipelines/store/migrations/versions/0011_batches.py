@@ -20,11 +20,12 @@ LEGAL = {
         "splitting": ("running", "failed", "cancelled"),
         "running": ("merging", "failed", "cancelled"),
         "merging": ("succeeded", "failed", "cancelled"),
+        "succeeded": ("running",),
         "failed": ("splitting", "running"),
         "cancelled": ("splitting", "running"),
     },
     "batch_shards": {
-        "pending": ("running", "cancelled"),
+        "pending": ("running", "failed", "cancelled"),
         "running": ("pending", "succeeded", "failed", "cancelled"),
         "succeeded": ("pending",),
         "failed": ("pending",),
