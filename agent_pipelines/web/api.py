@@ -14,6 +14,7 @@ from starlette.routing import Route
 from agent_pipelines.core.declared import Declared
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.hub import Hub
+from agent_pipelines.web.batches import BatchOperations
 from agent_pipelines.web.call import Call
 from agent_pipelines.web.guard import Guard
 from agent_pipelines.web.health import Look, status_operation
@@ -30,7 +31,12 @@ PREFIX = "/api/v1"
 
 def operations(hub: Hub, declared: Callable[[], Declared], look: Look) -> Sequence[Operation]:
     """All operations of the interface, the description of the others among them."""
-    others = [*TaskOperations(hub, declared).all(), *RecordOperations(hub).all(), status_operation(look)]
+    others = [
+        *TaskOperations(hub, declared).all(),
+        *RecordOperations(hub).all(),
+        *BatchOperations(hub).all(),
+        status_operation(look),
+    ]
 
     def describe(_: Call) -> Answer:
         return HTTPStatus.OK, document([*others, description], PREFIX)

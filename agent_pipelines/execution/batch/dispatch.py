@@ -7,7 +7,7 @@ from agent_pipelines.core.batch import BatchStatus, ShardStatus
 from agent_pipelines.core.clock import Clock
 from agent_pipelines.core.execution import Verdict
 from agent_pipelines.engine.launch import RunOf, tag
-from agent_pipelines.engine.tick import MERGE, SHARD, Tick
+from agent_pipelines.engine.tick import MERGE, REPAIR, SHARD, Tick
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.execution.batch.names import merge_job, partition_key, shards_job
 from agent_pipelines.ledger.batches import Batch, Shard
@@ -65,6 +65,10 @@ class Dispatcher:
     def next_merge(self, connection: Connection, batch: Batch) -> str:
         """The occurrence of the next request to merge a batch."""
         return f"{batch.id}/{len(self._requests(connection, batch, MERGE))}"
+
+    def last_split(self, connection: Connection, batch: Batch) -> Tick | None:
+        """The last request to split a batch again."""
+        return next(reversed(self._requests(connection, batch, REPAIR)), None)
 
     def last_merge(self, connection: Connection, batch: Batch) -> Tick | None:
         """The last request to merge a batch."""

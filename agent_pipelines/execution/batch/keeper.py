@@ -75,11 +75,17 @@ class BatchKeeper:
     def _keep_split(self, batch: Batch) -> Iterator[str]:
         with self.database.reading() as connection:
             execution = self.ledger.executions.get(connection, batch.execution_id)
-        # Who resumes the split takes the execution over, and with it the batch.
-        run_id = batch.run_id if execution is None else execution.run_id
-        if (how := self._lost(run_id)) is None:
-            return
-        reason = f"run {run_id} {how} while it split the batch"
+            again = self.dispatcher.last_split(connection, batch)
+        if execution is not None and execution.status is not Status.RUNNING:
+            # It is to be split again, and the run for that has not begun.
+            if again is None or again.verdict is not Verdict.LAUNCH_FAILED:
+                return
+            reason = again.reason or "the run that is to split it again did not come"
+        else:
+            run_id = batch.run_id if execution is None else execution.run_id
+            if (how := self._lost(run_id)) is None:
+                return
+            reason = f"run {run_id} {how} while it split the batch"
         with self.database.transaction() as connection:
             now = self.ledger.batches.lock(connection, batch.id)
             if now is None or now.status is not BatchStatus.SPLITTING:
