@@ -86,6 +86,10 @@ class Composer:
         """The prompt version that an invocation gets, None for a task without a prompt."""
         return None if spec.prompt is None else self._version(connection, invocation, spec, spec.prompt)
 
+    def pinned(self, connection: sa.Connection, invocation: Invocation, spec: TaskSpec) -> PromptVersion | None:
+        """The prompt version that an invocation names, None if its task had no prompt."""
+        return None if invocation.prompt_version is None else self._version(connection, invocation, spec, "")
+
     def compose_item(self, invocation: Invocation, spec: TaskSpec, version: PromptVersion | None) -> Composed:
         """Fill in what the agent is given for one item of a batch, which has no conversation; asks no database.
 

@@ -168,6 +168,8 @@ class BatchSpec(_Part):
             raise ValueError("to: only form `broadcast` is sent to all nodes of several agents; remove it")
         if (self.form == "map_reduce") != (self.reduce != "concat") and self.form != "broadcast":
             raise ValueError("reduce: form `map_reduce` and a `module:function` that reduces go together; declare both or none")
+        if self.changed_only and self.key is None:
+            raise ValueError("key: `changed_only` needs names by which items are known again; name a field")
         if self.max_failed is not None and self.failed_items == "fail":
             raise ValueError("max_failed: goes with `failed_items: allow`; with `fail` no item may")
         return self

@@ -6,6 +6,7 @@ from typing import Literal
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.execution.attempt import Attempting
+from agent_pipelines.execution.attempt_span import add_attempt
 from agent_pipelines.execution.pricing import price
 from agent_pipelines.execution.recorder import Recorder
 from agent_pipelines.execution.retry import Decision, decide
@@ -108,24 +109,7 @@ class Invoker:
     ) -> Ended:
         usage = price(recorder.usage, recorder.model)
         error = "cancelled" if status == "cancelled" else None if failure is None else str(failure.error_class)
-        work.trace.add(
-            f"invoke_agent {work.place.agent.name}",
-            started_at,
-            self.clock.now(),
-            span_id=recorder.span_id,
-            error=error,
-            attributes={
-                "gen_ai.operation.name": "invoke_agent",
-                "gen_ai.provider.name": work.place.node.runtime.kind,
-                "gen_ai.agent.name": work.place.agent.name,
-                "gen_ai.response.model": recorder.model,
-                "gen_ai.conversation.id": work.invocation.session_id,
-                "gen_ai.usage.input_tokens": usage.input_tokens,
-                "gen_ai.usage.output_tokens": usage.output_tokens,
-                "agent_pipelines.attempt": recorder.attempt,
-                "agent_pipelines.node": work.place.node.name,
-            },
-        )
+        add_attempt(work, recorder, usage, started_at, self.clock.now(), error)
 
         def record(connection: Connection) -> None:
             self.ledger.executions.attempts.finish(

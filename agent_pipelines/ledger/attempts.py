@@ -116,6 +116,7 @@ class Attempts:
                 "started_at": each.at,
             }
             for each in begun
+            if each.is_asked
         ]
         insert_rows(connection, attempts, rows)
 

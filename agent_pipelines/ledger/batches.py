@@ -124,6 +124,16 @@ class Progress:
 
 
 _OF_SHARD = [column for column in batch_shards.c if column.name != "items"]
+_HOLD = (
+    sa.select(batch_shards.c.number)
+    .where(
+        batch_shards.c.batch_id == sa.bindparam("of"),
+        batch_shards.c.number == sa.bindparam("of_number"),
+        batch_shards.c.run_id == sa.bindparam("of_run"),
+        sa.text("status = 'running'"),
+    )
+    .with_for_update()
+)
 _BEAT = (
     batch_shards.update()
     .where(
@@ -139,7 +149,7 @@ _BEAT = (
 class Batches:
     """Writes and reads batches and shards. All methods take part in the caller's transaction.
 
-    A shard is worked on by one run at a time: whoever writes about its items has `beat` return True in the same transaction.
+    A shard is worked on by one run at a time: whoever writes about its items has `hold` return True in the same transaction.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -310,6 +320,11 @@ class Batches:
         )
         row = connection.execute(change).mappings().first()
         return None if row is None else Shard.model_validate(row)
+
+    def hold(self, connection: sa.Connection, batch_id: str, number: int, run_id: str) -> bool:
+        """Whether a shard is worked on by a run; it stays so until the end of the transaction."""
+        found = connection.execute(_HOLD, {"of": batch_id, "of_number": number, "of_run": run_id})
+        return found.first() is not None
 
     def beat(self, connection: sa.Connection, batch_id: str, number: int, run_id: str, tally: Tally) -> bool:
         """Say that a run is at work on a shard, and what it came to; False if the shard is no longer that run's."""

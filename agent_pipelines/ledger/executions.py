@@ -368,10 +368,10 @@ class Executions:
         upsert_rows(connection, execution_texts, texts, keys=("seq",))
         return set(closed)
 
-    def cancel_items(self, connection: sa.Connection, batch_id: str, reason: str, *, run_id: str | None = None) -> int:
-        """Close what runs of a batch as cancelled, or of one run of it; returns how many. They are not searched for by words."""
+    def cancel_items(self, connection: sa.Connection, batch_id: str, reason: str, *, shard: int | None = None) -> int:
+        """Close what runs of a batch as cancelled, or of one shard; returns how many. They are not found by words."""
         c = executions.c
-        running = [c.batch_id == batch_id, c.status == str(Status.RUNNING), *equal({c.run_id: run_id})]
+        running = [c.batch_id == batch_id, c.status == str(Status.RUNNING), *equal({c.shard: shard})]
         ids = connection.execute(sa.select(c.id).where(*running).with_for_update()).scalars().all()
         self.attempts.lose_many(connection, ids)
         values = {"status": str(Status.CANCELLED), "finished_at": self._clock.now()}

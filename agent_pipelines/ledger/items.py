@@ -27,7 +27,10 @@ class ItemsOf:
 
 @dataclass(frozen=True, slots=True)
 class BegunItem:
-    """An item whose attempt begins. `invocation` is the composed one as it is recorded, without secrets."""
+    """An item whose attempt begins. `invocation` is the composed one as it is recorded, without secrets.
+
+    One that is not `asked` gets no attempt: it ends in the same transaction, for a reason that lies with us.
+    """
 
     id: str
     item: str
@@ -40,6 +43,7 @@ class BegunItem:
     agent: str
     node: str
     at: Microseconds
+    is_asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class BegunAttempt:
     agent: str
     node: str
     at: Microseconds
+    is_asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
