@@ -41,7 +41,7 @@ def merge(
         file = write_results(merger, context.instance, batch)
         context.log.info(f"the results of batch {batch.id} are in {file}")
         step = context.get_step_execution_context().step.key
-        run = RunRef(run_id=context.run_id, job=context.run.job_name, step=step, parent_run_id=context.run.parent_run_id)
+        run = RunRef(run_id=context.run.run_id, job=context.run.job_name, step=step, parent_run_id=context.run.parent_run_id)
         result = bridge.run(merger.merge(batch.id, spec, run=run))
     with hub.database.reading() as connection:
         batch = hub.batches.get(connection, batch.id) or batch

@@ -8,16 +8,16 @@ import dagster as dg
 
 from agent_pipelines.core.clock import Clock
 from agent_pipelines.engine.materializations import Materializations
+from agent_pipelines.ledger.batches import Tally
 
 _PERIOD = 3.0  # seconds between two observations
-
-Told = Mapping[str, Any]
 
 
 class ShardReport:
     """Writes how far a shard is as observations of its partition, in a thread of its own and only if something has changed.
 
-    `look` tells how far it is and is called in that thread. What cannot be written is left out: the record has it.
+    `look` tells how far it is, `words` what that is for Dagster; both are called in that thread. What cannot be written is left
+    out: the record has it.
     """
 
     def __init__(
@@ -25,7 +25,8 @@ class ShardReport:
         materializations: Materializations,
         key: dg.AssetKey,
         partition: str,
-        look: Callable[[], Told],
+        look: Callable[[], Tally],
+        words: Callable[[Tally], Mapping[str, Any]],
         clock: Clock,
         warning: Callable[[str], None],
     ) -> None:
@@ -33,9 +34,10 @@ class ShardReport:
         self._key = key
         self._partition = partition
         self._look = look
+        self._words = words
         self._clock = clock
         self._warning = warning
-        self._last: Told = look()
+        self._last = look()
         self._failure: str | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._write_on, name="agent-pipelines-shard", daemon=True)
@@ -54,7 +56,7 @@ class ShardReport:
             if told == self._last:
                 continue
             self._last = told
-            observation = dg.AssetObservation(self._key, partition=self._partition, metadata=told)
+            observation = dg.AssetObservation(self._key, partition=self._partition, metadata=self._words(told))
             try:
                 self._materializations.write([(self._clock.now(), observation)])
                 self._failure = None

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,20 +102,21 @@ class _Work:
             nouns = nouns_of(self.hub, self.directory)
             worker = ShardWorker(nouns, run, self.spec, agent, agents=agents, checks=checks, tell=tell)
             begun = time.monotonic()
-            with self._report(number, lambda: _told(tally, time.monotonic() - begun)):  # noqa: B023
+            with self._report(number, lambda: tally, lambda told: _told(told, time.monotonic() - begun)):  # noqa: B023
                 try:
                     await worker.work(self.batch.id, number)
                 except asyncio.CancelledError:
                     await asyncio.shield(self._cancelled(number))
                     raise
-            bad += await asyncio.to_thread(self._end, number, time.monotonic() - begun)
+            following = numbers[numbers.index(number) + 1 :]
+            bad += await asyncio.to_thread(self._end, number, time.monotonic() - begun, following)
         return bad
 
-    def _report(self, number: int, look: Any) -> ShardReport:
+    def _report(self, number: int, look: Callable[[], Tally], words: Callable[[Tally], dict[str, Any]]) -> ShardReport:
         context = self.context
-        materializations = Materializations(context.instance, RunOfEvents(context.run_id, context.run.job_name, self._step))
+        materializations = Materializations(context.instance, RunOfEvents(context.run.run_id, context.run.job_name, self._step))
         partition = partition_key(self.batch.id, number)
-        return ShardReport(materializations, self.key, partition, look, self.hub.clock, context.log.warning)
+        return ShardReport(materializations, self.key, partition, look, words, self.hub.clock, context.log.warning)
 
     @property
     def _step(self) -> str:
@@ -124,11 +125,19 @@ class _Work:
     def _reference(self, partition: str) -> RunRef:
         run = self.context.run
         # Who executes a run again goes on where it stopped: nobody else may be at work then.
-        return RunRef(run_id=run.run_id, job=run.job_name, step=self._step, partition=partition, parent_run_id=run.parent_run_id)
+        parent = run.parent_run_id
+        return RunRef(
+            run_id=run.run_id,
+            job=run.job_name,
+            step=self._step,
+            partition=partition,
+            parent_run_id=parent,
+            resumes=parent is not None,
+        )
 
     async def _cancelled(self, number: int) -> None:
         """Somebody has cancelled the run: its shard is not to be requested again by itself."""
-        run_id, batch = self.context.run_id, self.batch
+        run_id, batch = self.context.run.run_id, self.batch
         reason = f"run {run_id} was cancelled"
 
         def cancel(connection: Any) -> None:
@@ -137,17 +146,18 @@ class _Work:
 
         await self.hub.database.write(cancel)
 
-    def _end(self, number: int, seconds: float) -> list[str]:
+    def _end(self, number: int, seconds: float, following: Sequence[int]) -> list[str]:
         """Request what comes next, tell Dagster what became of a shard, and return what is wrong with it."""
         with self.hub.database.transaction() as connection:
-            self.hub.batch_dispatcher.advance(connection, self.batch.id)
+            self.hub.batch_dispatcher.advance(connection, self.batch.id, held=following)
             shard = self.hub.batches.shard(connection, self.batch.id, number)
             batch = self.hub.batches.get(connection, self.batch.id)
         partition = partition_key(self.batch.id, number)
         if shard is None or batch is None:
             return [f"shard {number} is not in the record any more"]
-        if shard.status is ShardStatus.RUNNING and shard.run_id != self.context.run_id:
-            return [f"shard {number} is worked on by run {shard.run_id}"]
+        if shard.status is ShardStatus.RUNNING and shard.run_id != self.context.run.run_id:
+            self.context.log.info(f"shard {number} is worked on by run {shard.run_id}")
+            return []
         if shard.status is not ShardStatus.SUCCEEDED:
             if batch.status is BatchStatus.CANCELLED:
                 return [f"shard {number}: batch {batch.id} was cancelled: {batch.reason}"]

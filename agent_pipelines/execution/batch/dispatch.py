@@ -1,6 +1,6 @@
 """Requesting the runs of a batch: its shards, some at a time, and then its merge."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent_pipelines.core.batch import BatchStatus, ShardStatus
@@ -31,10 +31,11 @@ class Dispatcher:
     ticks: Ticks
     ledger: Ledger
 
-    def advance(self, connection: Connection, batch_id: str) -> int:
+    def advance(self, connection: Connection, batch_id: str, *, held: Collection[int] = ()) -> int:
         """Request the next runs of a batch, as many as it may have at once; returns how many.
 
-        When no shard is left it requests the merge; a batch of which shards were cancelled is cancelled instead.
+        `held` are shards that the caller's run will work on next. When no shard is left it requests the merge; a batch of which
+        shards were cancelled is cancelled instead.
         """
         batches = self.ledger.batches
         batch = batches.lock(connection, batch_id)
@@ -49,7 +50,8 @@ class Dispatcher:
         at_work = {shard.run_id for shard in running}
         # A run of several shards has begun with one of them, and will go on with the others.
         awaited = {number for tick in requests if tick.verdict is None or tick.run_id in at_work for number in shards_of(tick)}
-        free = spec.batch.concurrency - sum(tick.verdict is None for tick in requests) - len(at_work)
+        awaited |= set(held)
+        free = spec.batch.concurrency - sum(tick.verdict is None for tick in requests) - len(at_work) - bool(held)
         claimed = 0
         for together in _neighbours((each for each in pending if each.number not in awaited), spec.batch.shards_per_run):
             if claimed >= free:
