@@ -162,7 +162,8 @@ class GroupWriter:
         gone: set[str] = set()
         if looked_at:
             standings = ledger.executions.standings(connection, looked_at)
-            gone = {each for each, (status, _) in standings.items() if status != Status.RUNNING}
+            own = {each.id for each in group.ended}  # they have ended a moment ago, and still count as in flight
+            gone = {each for each, (status, _) in standings.items() if status != Status.RUNNING and each not in own}
             # Somebody has cancelled them one by one, and their ends are not counted with those of the group.
             tally = tally.model_copy(update={"failed": tally.failed + len(gone - self._told)})
         ledger.batches.beat(connection, of.batch_id, of.shard, run_id, tally)
