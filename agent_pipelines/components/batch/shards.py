@@ -15,6 +15,7 @@ from agent_pipelines.components.batch.shard_report import ShardReport
 from agent_pipelines.components.deployment import hub_of
 from agent_pipelines.components.step import agent_of
 from agent_pipelines.core.batch import BatchStatus, ShardStatus
+from agent_pipelines.core.errors import IllegalTransition
 from agent_pipelines.core.execution import RunRef, Verdict
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.launch import Launch
@@ -72,7 +73,11 @@ def _begin(context: dg.AssetExecutionContext, hub: Hub, batch: Batch, numbers: S
             of = {"run_id": run.run_id, "execution_id": batch.execution_id}
             hub.ticks.decide(connection, batch.task_key, SHARD, launch.occurrence, Verdict.RAN, **of)
         else:
-            hub.batch_verbs.reopen_shards(connection, batch.id, numbers, actor=run.tags.get("user", "dagster"))
+            try:
+                hub.batch_verbs.reopen_shards(connection, batch.id, numbers, actor=run.tags.get("user", "dagster"))
+            except IllegalTransition:
+                words = f"batch {batch.id} is {batch.status} just now; do this again when it has ended"
+                raise dg.Failure(words, allow_retries=False) from None
 
 
 @dataclass(frozen=True)
