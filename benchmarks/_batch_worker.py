@@ -16,13 +16,16 @@ from typing import Any
 
 import aiohttp
 
+from agent_pipelines.core.clock import SystemClock
+from agent_pipelines.core.event import UsageReport
 from agent_pipelines.core.execution import RunRef
 from agent_pipelines.core.ids import new_id
-from agent_pipelines.core.invocation import Invocation, Origin
+from agent_pipelines.core.invocation import Invocation, Message, Origin
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.execution.batch.nouns import BatchNouns
 from agent_pipelines.execution.batch.shard import ShardWorker
 from agent_pipelines.execution.batch.splitter import Splitter
+from agent_pipelines.execution.pricing import price
 from agent_pipelines.hub import Hub
 from agent_pipelines.runtimes.fleet import Agent, Node
 from agent_pipelines.runtimes.openai import OpenAIConfig, OpenAIRuntime
@@ -53,7 +56,7 @@ async def split(url: str, directory: str, spec: str) -> dict[str, Any]:
     )
     ready()
     done = await Splitter(nouns).split(invocation, task, [], run=RunRef(run_id=new_id()))
-    assert done.batch is not None and done.is_open, done.execution.error_message
+    assert done.batch is not None, done.execution.error_message
     return {"batch": done.batch.id, "items": done.batch.item_count, "shards": done.batch.shard_count}
 
 
@@ -62,6 +65,7 @@ async def work(url: str, directory: str, spec: str, batch: str, nodes: str, shar
     worker = ShardWorker(nouns, RunRef(run_id=new_id(), job="batch"), TaskSpec.model_validate_json(spec), agent)
     with nouns.database.reading():
         pass
+    await ask_once(agent)
     ready()
     done = failed = 0
     for number in shards.split(","):
@@ -83,9 +87,30 @@ async def bare(node: str, items: str, in_flight: str) -> dict[str, Any]:
         return {"role": "user", "content": f"Summarise invoice {number}"}
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await ask(-1)
         ready()
         await asyncio.gather(*(ask(number) for number in range(left)))
     return {"done": left, "failed": 0}
+
+
+async def ask_once(agent: Agent) -> None:
+    """Have everything imported and connected that a process that has worked before has."""
+    now = SystemClock().now()
+    messages = (Message(role="user", content="Are you there?"),)
+    asked = Invocation(
+        task="any",
+        spec_hash="",
+        trigger="any",
+        origin=Origin.ON_DEMAND,
+        occurrence="",
+        due_at=now,
+        logical_at=now,
+        messages=messages,
+    )
+    for node in agent.nodes:
+        async for event in node.runtime.stream(asked):
+            if isinstance(event, UsageReport):
+                price(event.usage, event.model)
 
 
 def ready() -> None:

@@ -172,8 +172,9 @@ class GroupWriter:
         gone: set[str] = set()
         if looked_at:
             standings = ledger.executions.standings(connection, looked_at)
-            gone = {each for each, (status, _) in standings.items() if status != Status.RUNNING}
-            # Somebody has cancelled them one by one, and their ends are not counted with those of the group.
+            cancelled = {each for each, (status, _) in standings.items() if status == Status.CANCELLED}
+            # By somebody, one by one: such an end is not counted with those of the group.
+            gone = cancelled - {each.id for each in group.ended}
             tally = tally.model_copy(update={"failed": tally.failed + len(gone - self._told)})
         ledger.batches.beat(connection, of.batch_id, of.shard, run_id, tally)
         return tally, gone
