@@ -15,6 +15,7 @@ from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.of_task import OfTask
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.ledger.recordable import recordable, recordable_text
+from agent_pipelines.store.bulk import update_rows
 from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.insertion import insert_all, insert_new
 from agent_pipelines.store.tables import batch_shards, batches
@@ -133,16 +134,6 @@ _HOLD = (
         sa.text("status = 'running'"),
     )
     .with_for_update()
-)
-_BEAT = (
-    batch_shards.update()
-    .where(
-        batch_shards.c.batch_id == sa.bindparam("of"),
-        batch_shards.c.number == sa.bindparam("of_number"),
-        batch_shards.c.run_id == sa.bindparam("of_run"),
-        sa.text("status = 'running'"),
-    )
-    .values({name: sa.bindparam(f"new_{name}") for name in ("beat_at", *Tally.model_fields)})
 )
 
 
@@ -326,11 +317,11 @@ class Batches:
         found = connection.execute(_HOLD, {"of": batch_id, "of_number": number, "of_run": run_id})
         return found.first() is not None
 
-    def beat(self, connection: sa.Connection, batch_id: str, number: int, run_id: str, tally: Tally) -> bool:
-        """Say that a run is at work on a shard, and what it came to; False if the shard is no longer that run's."""
-        new = {f"new_{name}": value for name, value in tally.model_dump().items()}
-        of = {"of": batch_id, "of_number": number, "of_run": run_id, "new_beat_at": self._clock.now()}
-        return connection.execute(_BEAT, {**of, **new}).rowcount == 1
+    def beat(self, connection: sa.Connection, batch_id: str, number: int, run_id: str, tally: Tally) -> None:
+        """Say that a run is at work on a shard, and what it came to; nothing happens if the shard is no longer that run's."""
+        of = {"batch_id": batch_id, "number": number, "run_id": run_id}
+        row = {**of, "beat_at": self._clock.now(), **tally.model_dump()}
+        update_rows(connection, batch_shards, [row], keys=tuple(of), where="batch_shards.status = 'running'")
 
     def end_shard(
         self,

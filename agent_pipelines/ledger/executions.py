@@ -21,7 +21,7 @@ from agent_pipelines.ledger.batches import Tally
 from agent_pipelines.ledger.items import BegunAttempt, BegunItem, EndedItem, ItemsOf, Standing
 from agent_pipelines.ledger.recordable import error_columns, recordable, recordable_text
 from agent_pipelines.ledger.stored import StoredExecution
-from agent_pipelines.store.bulk import insert_rows_returning, update_rows, upsert_rows
+from agent_pipelines.store.bulk import insert_rows, update_rows, upsert_rows_of
 from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import execution_texts, executions
@@ -80,6 +80,7 @@ _CLOSE = _CHANGE_RETURNING.where(
 _WAIT = _CHANGE_RETURNING.where(executions.c.run_id == sa.bindparam("of_run", type_=sa.Text))
 _USAGE = tuple(Usage.model_fields)
 _UNENDED = dict.fromkeys(("finished_at", "error_class", "error_stage", "error_message"))
+_RUNNING = "executions.status = 'running'"
 _RESUMABLE = f"executions.{one_of('status', (Status.RUNNING, Status.FAILED, Status.CANCELLED))}"
 _INDEX = sa.text(
     "INSERT INTO execution_texts (seq, facets, body) VALUES (:seq, :facets, :body) "
@@ -255,7 +256,7 @@ class Executions:
     def admit_items(self, connection: sa.Connection, of: ItemsOf, begun: Sequence[BegunItem]) -> None:
         """Admit items of a shard and begin their first attempts.
 
-        Raises IllegalTransition if one of them has an execution already; the caller has looked, and holds the shard.
+        None of them has an execution yet: the caller has looked, and holds the shard.
         """
         common = {
             "workspace": of.base.workspace,
@@ -295,13 +296,15 @@ class Executions:
             }
             for each in begun
         ]
-        if len(insert_rows_returning(connection, executions, rows, "id")) != len(rows):
-            raise IllegalTransition(f"items of batch {of.batch_id} have executions that shard {of.shard} does not know")
+        insert_rows(connection, executions, rows)
         self.attempts.start_many(connection, begun, run_id=of.run.run_id)
 
     def resume_items(self, connection: sa.Connection, of: ItemsOf, begun: Sequence[BegunItem]) -> None:
         """Have a run go on with items that failed, were cancelled or ran in a process that is gone, each with a new attempt."""
-        self.attempts.lose_many(connection, [each.id for each in begun])
+        ids = [each.id for each in begun]
+        self.attempts.lose_many(connection, ids)
+        resumed = executions.update().where(executions.c.id.in_(ids))
+        connection.execute(resumed.values(resumptions=executions.c.resumptions + 1))
         rows = [
             {
                 "id": each.id,
@@ -320,15 +323,13 @@ class Executions:
             for each in begun
         ]
         update_rows(connection, executions, rows, keys=("id",), where=_RESUMABLE)
-        resumed = sa.update(executions).where(executions.c.id.in_([each.id for each in begun]))
-        connection.execute(resumed.values(resumptions=executions.c.resumptions + 1))
         self.attempts.start_many(connection, begun, run_id=of.run.run_id)
 
     def start_attempts(self, connection: sa.Connection, begun: Sequence[BegunAttempt], *, run_id: str) -> None:
         """Record that further attempts of items begin, before the runtimes are asked."""
         self.attempts.start_many(connection, begun, run_id=run_id)
         rows = [{"id": each.id, "attempts": each.attempt, "agent": each.agent, "node": each.node} for each in begun]
-        update_rows(connection, executions, rows, keys=("id",), where="executions.status = 'running'")
+        update_rows(connection, executions, rows, keys=("id",), where=_RUNNING)
 
     def end_items(self, connection: sa.Connection, of: ItemsOf, ended: Sequence[EndedItem]) -> set[str]:
         """End items of a run; returns the ids of those that ended now, for one that somebody has cancelled keeps that end."""
@@ -347,14 +348,12 @@ class Executions:
             }
             for each in ended
         ]
-        where = "executions.status = 'running'"
-        returning = "executions.id, executions.seq"
-        found = update_rows(connection, executions, rows, keys=("id", "run_id"), where=where, returning=returning)
-        closed: dict[str, int] = {row[0]: row[1] for row in found}
+        found = update_rows(connection, executions, rows, keys=("id", "run_id"), where=_RUNNING, returning="executions.id")
+        closed: set[str] = {row[0] for row in found}
         base = of.base
         texts = [
             {
-                "seq": closed[each.id],
+                "id": each.id,
                 **search.words_of(
                     search.Facets(base.workspace, base.application, base.task, each.status, base.origin),
                     None if each.error is None else error_columns(each.error)["error_message"],
@@ -365,8 +364,8 @@ class Executions:
             for each in ended
             if each.id in closed
         ]
-        upsert_rows(connection, execution_texts, texts, keys=("seq",))
-        return set(closed)
+        upsert_rows_of(connection, execution_texts, texts, key="seq", of=executions, by="id")
+        return closed
 
     def cancel_items(self, connection: sa.Connection, batch_id: str, reason: str, *, shard: int | None = None) -> int:
         """Close what runs of a batch as cancelled, or of one shard; returns how many. They are not found by words."""

@@ -21,6 +21,7 @@ from agent_pipelines.execution.attempt_span import add_attempt
 from agent_pipelines.execution.batch.feed import Fed
 from agent_pipelines.execution.batch.item_recorder import ItemRecorder
 from agent_pipelines.execution.batch.nouns import BatchNouns
+from agent_pipelines.execution.batch.slots import Slot
 from agent_pipelines.execution.batch.writer import GroupWriter, ShardLost
 from agent_pipelines.execution.checks import Check
 from agent_pipelines.execution.pricing import price
@@ -99,8 +100,8 @@ class ItemWorker:
         """The id of the execution of an item, a new one if it has none."""
         return new_id() if fed.standing is None else fed.standing.id
 
-    async def work(self, fed: Fed, execution_id: str, slots: asyncio.Semaphore) -> None:
-        """Work on an item until its end is durable. The caller holds a slot, which is free while the item waits to be retried.
+    async def work(self, fed: Fed, execution_id: str, slot: Slot) -> None:
+        """Work on an item until its end is durable. It has come for a slot, and leaves it as soon as its agent has answered.
 
         Cancelling it cancels the agent's work and leaves the record of that to the next group.
         Raises ShardLost or StorageError if the record cannot be kept.
@@ -122,7 +123,7 @@ class ItemWorker:
             self._put_begun(work, fed, composed.trimmed, is_asked=True)
             has_begun = True
             await self.writer.put()
-            outcome = await self._attempts(work, fed, spent, slots)
+            outcome = await self._attempts(work, fed, spent, slot)
         except (ShardLost, StorageError, IllegalTransition):
             raise
         except ExecutionFailed as failed:
@@ -138,12 +139,12 @@ class ItemWorker:
         finally:
             await self.nouns.router.leave(work, outcome)
 
-    async def _attempts(self, work: Work, fed: Fed, spent: _Spent, slots: asyncio.Semaphore) -> Success | Failure:
+    async def _attempts(self, work: Work, fed: Fed, spent: _Spent, slot: Slot) -> Success | Failure:
         while True:
             recorder = self._recorder(work)
             started_at = self.nouns.clock.now()
             try:
-                outcome = await self.attempting.attempt(work, recorder)
+                outcome = await self._ask(work, recorder, slot)
             except asyncio.CancelledError:
                 self._put_attempt(work, recorder, spent, started_at, "cancelled", None, None)
                 self._put_end(work, fed, spent, _CANCELLED, Status.CANCELLED)
@@ -158,19 +159,21 @@ class ItemWorker:
                 await self.writer.put()
                 return outcome
             assert isinstance(outcome, Failure)
-            await self._until_retry(work, fed, spent, outcome, decision.delay, slots)
+            await self._until_retry(work, fed, spent, outcome, decision.delay, slot)
 
-    async def _until_retry(
-        self, work: Work, fed: Fed, spent: _Spent, failure: Failure, delay: float, slots: asyncio.Semaphore
-    ) -> None:
+    async def _ask(self, work: Work, recorder: ItemRecorder, slot: Slot) -> Success | Failure:
+        await slot.take()
+        try:
+            return await self.attempting.attempt(work, recorder)
+        finally:
+            slot.leave()
+
+    async def _until_retry(self, work: Work, fed: Fed, spent: _Spent, failure: Failure, delay: float, slot: Slot) -> None:
         try:
             await self.writer.put()
             await self.nouns.router.leave(work, failure)
-            slots.release()
-            try:
-                await self.nouns.clock.sleep(delay)
-            finally:
-                await slots.acquire()
+            await self.nouns.clock.sleep(delay)
+            slot.come()
             work.tries += 1
             work.place = await self.nouns.router.choose(work)
             at, place = self.nouns.clock.now(), work.place

@@ -12,6 +12,7 @@ from agent_pipelines.execution.attempt import Attempting
 from agent_pipelines.execution.batch.feed import Fed, Feed, is_final
 from agent_pipelines.execution.batch.item_work import Earlier, ItemWorker
 from agent_pipelines.execution.batch.nouns import BatchNouns
+from agent_pipelines.execution.batch.slots import Slot, Slots
 from agent_pipelines.execution.batch.sources import open_source
 from agent_pipelines.execution.batch.writer import GroupWriter, ShardLost
 from agent_pipelines.execution.checks import Check
@@ -120,6 +121,7 @@ class ShardWorker:
         """Work on all items; returns why that could not be done, if it could not."""
         assert self._spec.batch is not None
         in_flight: dict[str, asyncio.Task[None]] = {}
+        slots = Slots(self._spec.batch.in_flight)
         of = ItemsOf(found.batch.id, found.shard.number, found.batch.invocation, self._run)
 
         def stop(ids: Iterable[str]) -> None:
@@ -127,10 +129,12 @@ class ShardWorker:
                 if (task := in_flight.get(execution_id)) is not None:
                     task.cancel()
 
-        writer = GroupWriter(self._nouns, of, found.tally, in_flight=lambda: list(in_flight), gone=stop, tell=self._tell)
+        writer = GroupWriter(
+            self._nouns, of, found.tally, in_flight=lambda: list(in_flight), gone=stop, ended=slots.go_ahead, tell=self._tell
+        )
         worker = await self._item_worker(found, of, writer)
         writing = asyncio.create_task(writer.run())
-        feeding = asyncio.create_task(self._feed(found, worker, writer, in_flight))
+        feeding = asyncio.create_task(self._feed(found, worker, writer, slots, in_flight))
         try:
             await asyncio.wait((writing, feeding), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -155,7 +159,7 @@ class ShardWorker:
         )
 
     async def _feed(
-        self, found: _Found, worker: ItemWorker, writer: GroupWriter, in_flight: dict[str, asyncio.Task[None]]
+        self, found: _Found, worker: ItemWorker, writer: GroupWriter, slots: Slots, in_flight: dict[str, asyncio.Task[None]]
     ) -> str | None:
         assert self._spec.batch is not None
         agents = list(self._agents.values())
@@ -168,15 +172,14 @@ class ShardWorker:
             found.standings,
             lambda: open_source(self._spec, base, agents, directory),
         )
-        slots = asyncio.Semaphore(self._spec.batch.in_flight)
         places = asyncio.Semaphore(_OPEN * self._spec.batch.in_flight)
 
-        async def carry(fed: Fed, execution_id: str) -> None:
+        async def carry(fed: Fed, execution_id: str, slot: Slot) -> None:
             try:
-                await worker.work(fed, execution_id, slots)
+                await worker.work(fed, execution_id, slot)
             finally:
                 in_flight.pop(execution_id, None)
-                slots.release()
+                slot.leave()
                 places.release()
 
         try:
@@ -185,9 +188,9 @@ class ShardWorker:
                     writer.hand_in().skipped += page.skipped
                 for fed in page.items:
                     await places.acquire()
-                    await slots.acquire()
+                    slot = await slots.come()
                     execution_id = worker.id_of(fed)
-                    in_flight[execution_id] = asyncio.create_task(carry(fed, execution_id))
+                    in_flight[execution_id] = asyncio.create_task(carry(fed, execution_id, slot))
         except StorageError:
             raise
         except AgentPipelinesError as error:

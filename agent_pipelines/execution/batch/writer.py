@@ -11,6 +11,7 @@ from agent_pipelines.ledger.batches import Tally
 from agent_pipelines.ledger.items import BegunAttempt, BegunItem, EndedAttempt, EndedItem, ItemsOf
 from agent_pipelines.ledger.journal import Entry
 from agent_pipelines.ledger.spans import Span
+from agent_pipelines.store.bulk import bundled
 from agent_pipelines.store.database import Connection
 
 _PACE = 0.02  # seconds from one group to the next at least, so that there is something in it
@@ -42,8 +43,8 @@ class Group:
 class GroupWriter:
     """Writes for one shard. Everything that a group holds is durable together, or nothing is.
 
-    `in_flight` names the executions that are worked on, `gone` is told which of them somebody else has ended, `tell` what the
-    shard has come to.
+    `in_flight` names the executions that are worked on, `gone` is told which of them somebody else has ended, `ended` how many
+    have ended while a group was written, `tell` what the shard has come to.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class GroupWriter:
         *,
         in_flight: Callable[[], Sequence[str]],
         gone: Callable[[Iterable[str]], None],
+        ended: Callable[[int], None],
         tell: Callable[[Tally], None],
     ) -> None:
         self._nouns = nouns
         self._of = of
         self._in_flight = in_flight
         self._gone = gone
+        self._ended = ended
         self._tell = tell
         self._group = Group()
         self._some = asyncio.Event()
@@ -135,6 +138,7 @@ class GroupWriter:
                     raise
                 await clock.sleep(_BEAT)
         self.tally = tally
+        self._ended(len(self._group.ended))
         self._tell(tally)
         if gone:
             self._told |= gone
@@ -146,6 +150,12 @@ class GroupWriter:
         # First, because it waits for whoever takes the shard away, and nothing must be written after that.
         if not ledger.batches.hold(connection, of.batch_id, of.shard, run_id):
             raise ShardLost(f"shard {of.shard} of batch {of.batch_id} is no longer worked on by run {run_id}")
+        with bundled(connection):
+            return self._put_all(connection, group, looked_at)
+
+    def _put_all(self, connection: Connection, group: Group, looked_at: Sequence[str]) -> tuple[Tally, set[str]]:
+        ledger, of = self._nouns.ledger, self._of
+        run_id = of.run.run_id
         if group.admitted:
             ledger.executions.admit_items(connection, of, group.admitted)
         if group.resumed:
@@ -162,9 +172,9 @@ class GroupWriter:
         gone: set[str] = set()
         if looked_at:
             standings = ledger.executions.standings(connection, looked_at)
-            own = {each.id for each in group.ended}  # they have ended a moment ago, and still count as in flight
-            gone = {each for each, (status, _) in standings.items() if status != Status.RUNNING and each not in own}
-            # Somebody has cancelled them one by one, and their ends are not counted with those of the group.
+            cancelled = {each for each, (status, _) in standings.items() if status == Status.CANCELLED}
+            # By somebody, one by one: such an end is not counted with those of the group.
+            gone = cancelled - {each.id for each in group.ended}
             tally = tally.model_copy(update={"failed": tally.failed + len(gone - self._told)})
         ledger.batches.beat(connection, of.batch_id, of.shard, run_id, tally)
         return tally, gone
