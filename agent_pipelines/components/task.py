@@ -43,7 +43,7 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
 
     It becomes an asset with its checks, a job, schedules and sensors. In YAML the name defaults to that of the folder and
     the prompt to the file prompt.md in it. Templates of Dagster, as `{{ env.NAME }}`, work everywhere but in the texts that
-    are templates of ours: prompt, system, deduplicate_by and variables.
+    are templates of ours: prompt, system, deduplicate_by, variables and the key of a batch.
     """
 
     _source: Source = PrivateAttr(default=Source())
@@ -139,7 +139,7 @@ def _is_ours(way: Way) -> bool:
     match tuple(way):
         case ("prompt" | "system" | "deduplicate_by" | "variables",):
             return True
-        case ("triggers", int(), "variables") | ("output", "schema"):
+        case ("triggers", int(), "variables") | ("output", "schema") | ("batch", "key"):
             return True
         case _:
             return False
