@@ -17,6 +17,9 @@ from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.triggers import Triggers
 from agent_pipelines.execution.answers import Answers
+from agent_pipelines.execution.batch.dispatch import Dispatcher
+from agent_pipelines.execution.batch.nouns import BatchNouns
+from agent_pipelines.execution.batch.verbs import BatchVerbs
 from agent_pipelines.execution.burst import BurstNouns
 from agent_pipelines.execution.continuations import Continuations
 from agent_pipelines.execution.effects import Effects
@@ -30,6 +33,8 @@ from agent_pipelines.flow.permits import Permits
 from agent_pipelines.governance.audit import Audit
 from agent_pipelines.governance.human_tasks import HumanTasks
 from agent_pipelines.insight.witness import Witness
+from agent_pipelines.ledger.batch_results import BatchResults
+from agent_pipelines.ledger.batches import Batches
 from agent_pipelines.ledger.executions import Executions
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.registry.limiting import Limiting
@@ -178,6 +183,26 @@ class Hub:
     def poller(self, agents: Mapping[str, Callable[[], Agent]]) -> Poller:
         """Who looks after the executions that wait, for the agents that it can ask."""
         return Poller(self.database, self.clock, self.ledger, self.human_tasks, self.continuations, agents)
+
+    @cached_property
+    def batch_nouns(self) -> BatchNouns:
+        return BatchNouns(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer)
+
+    @property
+    def batches(self) -> Batches:
+        return self.ledger.batches
+
+    @cached_property
+    def batch_results(self) -> BatchResults:
+        return BatchResults()
+
+    @cached_property
+    def batch_dispatcher(self) -> Dispatcher:
+        return Dispatcher(self.clock, self.ticks, self.ledger)
+
+    @cached_property
+    def batch_verbs(self) -> BatchVerbs:
+        return BatchVerbs(self.database, self.ledger, self.batch_dispatcher, self.audit)
 
     @cached_property
     def burst_nouns(self) -> BurstNouns:

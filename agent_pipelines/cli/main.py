@@ -8,6 +8,7 @@ import typer
 from agent_pipelines.cli import (
     agent,
     audit,
+    batch,
     cache,
     effect,
     event,
@@ -43,7 +44,7 @@ app = typer.Typer(
 )
 task.app.add_typer(registered.app)
 task.app.add_typer(trigger_history.app)
-for group in (task, execution, tick, agent, node, limit, effect, human, prompt, session, event, cache, audit, runtime):
+for group in (task, execution, batch, tick, agent, node, limit, effect, human, prompt, session, event, cache, audit, runtime):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 app.add_typer(tick.app, name="ticks", hidden=True)
 app.command()(init)

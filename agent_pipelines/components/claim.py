@@ -17,7 +17,7 @@ from agent_pipelines.core.trigger import Trigger, trigger_name
 from agent_pipelines.engine.declaration import DeclaredTask, DeclaredTriggers
 from agent_pipelines.engine.launch import launch_of
 from agent_pipelines.engine.revision import revision_of
-from agent_pipelines.engine.tick import CONTINUATION, REPAIR, Lane, Tick
+from agent_pipelines.engine.tick import CONTINUATION, MERGE, REPAIR, SHARD, Lane, Tick
 from agent_pipelines.hub import Hub
 from agent_pipelines.ledger.recordable import recordable
 from agent_pipelines.store.database import Connection
@@ -25,6 +25,8 @@ from agent_pipelines.store.database import Connection
 RESERVED = {
     REPAIR: "the ticks of repairs",
     CONTINUATION: "the ticks of continuations",
+    SHARD: "the shards of batches",
+    MERGE: "the merging of batches",
     "triggers": "the sensor of a task",
 }
 """Names that no trigger may have, and what they are kept for."""

@@ -16,6 +16,7 @@ from agent_pipelines.core.circle import circle
 from agent_pipelines.core.clock import SystemClock
 from agent_pipelines.core.errors import DefinitionError
 from agent_pipelines.core.trigger import After, AssetUpdate
+from agent_pipelines.execution.batch.names import merge_job, shards_job
 from agent_pipelines.execution.checks import load_checks, load_gate
 from agent_pipelines.runtimes.python_child import resolve
 
@@ -54,6 +55,10 @@ def duplicates(tasks: Sequence[AgentTask], agents: Sequence[Agent]) -> Iterator[
     for task in tasks:
         named_tasks[job_name(task)].append(task)
         named_tasks[op_name(task)].append(task)
+        if task.batch is not None:
+            named_tasks[shards_job(task.key)].append(task)
+            named_tasks[merge_job(task.key)].append(task)
+            named_tasks[f"{op_name(task)}_shards"].append(task)
     seen: set[int] = set()
     for name, (first, *others) in named_tasks.items():
         for task in others:

@@ -16,10 +16,15 @@ def job_name(spec: TaskSpec) -> str:
 
 def task_job(spec: TaskSpec) -> Any:
     """The job that materializes a task's asset, in the process of its run."""
+    return job_of(spec, job_name(spec), asset_key(spec), spec.intent)
+
+
+def job_of(spec: TaskSpec, name: str, key: dg.AssetKey, description: str) -> Any:
+    """A job that materializes one asset of a task, with the priority and the tags of the task."""
     return dg.define_asset_job(
-        job_name(spec),
-        selection=[asset_key(spec)],
-        description=spec.intent,
+        name,
+        selection=[key],
+        description=description,
         executor_def=dg.in_process_executor,
         tags={
             **spec.tags,

@@ -5,6 +5,7 @@ from typing import assert_never
 
 import dagster as dg
 
+from agent_pipelines.components.batch.watch import BatchWatch
 from agent_pipelines.components.claim import claim, claim_repair, declared, note_repaired, refuse_reserved_names, request
 from agent_pipelines.components.deployment import HubOf, hub_of, instance_of
 from agent_pipelines.components.watch.after import watch_after
@@ -80,6 +81,7 @@ def reconciler_sensor(*, hub_of: HubOf = hub_of) -> dg.SensorDefinition:
         done = Reconciler(
             hub.database, hub.ticks, hub.daemons, hub.executions, DagsterGateway(instance), hub.clock, hub.continuations
         ).reconcile()
+        done += BatchWatch(hub, instance).keep()
         for line in done:
             context.log.warning(line)
         return dg.SkipReason("; ".join(done) or "nothing was left open")
@@ -89,7 +91,7 @@ def reconciler_sensor(*, hub_of: HubOf = hub_of) -> dg.SensorDefinition:
         evaluation_fn=evaluate,
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Closes ticks whose run never came, and executions whose run has ended or is gone.",
+        description="Closes ticks whose run never came, executions whose run has ended or is gone, and lost shards of batches.",
     )
 
 

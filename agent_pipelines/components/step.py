@@ -13,10 +13,12 @@ from agent_pipelines.components.limits import note_limits_of
 from agent_pipelines.components.request import Request
 from agent_pipelines.components.resource import AgentResource, resource_key
 from agent_pipelines.core.errors import ExecutionFailed
-from agent_pipelines.core.execution import ExecutionResult
+from agent_pipelines.core.execution import ExecutionResult, RunRef
+from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.launch import tag
 from agent_pipelines.execution.checks import load_checks, load_gate
+from agent_pipelines.runtimes.fleet import Agent
 
 VERDICT_TAG = tag("verdict")
 """Tag of a run that says what became of its request, where that is not plain from Dagster's own status."""
@@ -36,22 +38,40 @@ def execute(
     Raises dg.Failure if the request itself cannot be read; a failed execution is in the result.
     """
     hub = hub_of(context.instance)
-    step = context.get_step_execution_context().step.key
-    request = Request(hub, context.instance, context.run, spec, step, item, partition, variables or {})
-    try:
-        invocation, run = request.read()
-    except ExecutionFailed as error:
-        raise dg.Failure(f"{error.error_class}: {error.message}", allow_retries=False) from error
+    invocation, run = asked(context, spec, item=item, partition=partition, variables=variables)
     invocation = invocation.model_copy(update={"deadline_at": deadline_of(hub, spec, followers, invocation, run)})
     note_limits_of(hub, context)
-    resources = [cast("AgentResource", getattr(context.resources, resource_key(name))) for name in spec.agents]
-    agent, *others = [resource.create() for resource in resources]
+    agent, *others = [agent_of(context, name) for name in spec.agents]
     result = hub.runner.execute(invocation, spec, agent, run=run, checks=load_checks(spec), gate=load_gate(spec), others=others)
-    _show(context, result)
+    show(context, result)
     return result
 
 
-def _show(context: dg.OpExecutionContext | dg.AssetExecutionContext, result: ExecutionResult) -> None:
+def asked(
+    context: dg.OpExecutionContext | dg.AssetExecutionContext,
+    spec: TaskSpec,
+    *,
+    item: str | None = None,
+    partition: str | None = None,
+    variables: Mapping[str, JsonValue] | None = None,
+) -> tuple[Invocation, RunRef]:
+    """What the run of a step asks of a task. Raises dg.Failure if that cannot be read."""
+    step = context.get_step_execution_context().step.key
+    hub = hub_of(context.instance)
+    request = Request(hub, context.instance, context.run, spec, step, item, partition, variables or {})
+    try:
+        return request.read()
+    except ExecutionFailed as error:
+        raise dg.Failure(f"{error.error_class}: {error.message}", allow_retries=False) from error
+
+
+def agent_of(context: dg.OpExecutionContext | dg.AssetExecutionContext, name: str) -> Agent:
+    """An agent that a step requires, ready to work; its user closes it."""
+    return cast("AgentResource", getattr(context.resources, resource_key(name))).create()
+
+
+def show(context: dg.OpExecutionContext | dg.AssetExecutionContext, result: ExecutionResult) -> None:
+    """Say in the log and in the tags of a run what became of its request."""
     verdict = outcome.verdict(result)
     reason = f": {result.reason}" if result.reason else ""
     context.log.info(f"{VERDICT_TAG} {verdict}{reason}, execution {result.execution_id}")

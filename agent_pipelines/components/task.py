@@ -11,6 +11,8 @@ from pydantic import BaseModel, PrivateAttr
 
 from agent_pipelines.components.agent import Agent
 from agent_pipelines.components.asset import task_asset
+from agent_pipelines.components.batch.asset import merged_asset, shards_asset
+from agent_pipelines.components.batch.job import batch_jobs
 from agent_pipelines.components.claim import refuse_reserved_names
 from agent_pipelines.components.job import job_name, task_job
 from agent_pipelines.components.outcome import DEGRADED_CHECK, SCHEMA_CHECK
@@ -42,7 +44,7 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
 
     It becomes an asset with its checks, a job, schedules and sensors. In YAML the name defaults to that of the folder and
     the prompt to the file prompt.md in it. Templates of Dagster, as `{{ env.NAME }}`, work everywhere but in the texts that
-    are templates of ours: prompt, system, deduplicate_by, cache.key and variables.
+    are templates of ours: prompt, system, deduplicate_by, cache.key, variables and the key of a batch.
     """
 
     _source: Source = PrivateAttr(default=Source())
@@ -126,9 +128,13 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         job = job_name(self)
+        assets, jobs = [task_asset(self)], [task_job(self)]
+        if self.batch is not None:
+            directory = self._source.root or Path()
+            assets, jobs = [merged_asset(self, directory), shards_asset(self, directory)], [task_job(self), *batch_jobs(self)]
         return dg.Definitions(
-            assets=[task_asset(self, followers=self._followers)],
-            jobs=[task_job(self)],
+            assets=assets,
+            jobs=jobs,
             schedules=schedules_for(self, job),
             sensors=sensors_for(self, job),
             resources={} if self._agent is None else self._agent.build_defs(context).resources,
@@ -139,7 +145,7 @@ def _is_ours(way: Way) -> bool:
     match tuple(way):
         case ("prompt" | "system" | "deduplicate_by" | "variables",):
             return True
-        case ("triggers", int(), "variables") | ("output", "schema") | ("cache", "key"):
+        case ("triggers", int(), "variables") | ("output", "schema") | ("cache", "key") | ("batch", "key"):
             return True
         case _:
             return False

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from pydantic import JsonValue
 
 from agent_pipelines.context.prompts import Prompts, PromptVersion
-from agent_pipelines.context.sessions import Session, Sessions
+from agent_pipelines.context.sessions import Sessions
 from agent_pipelines.context.state import TaskState
 from agent_pipelines.context.templates import MAX_OUTPUT, TEMPLATE_NAMES, check_template, render, render_value
 from agent_pipelines.context.window import Parts, fit
@@ -73,7 +73,29 @@ class Composer:
             "session_id": session.id,
             "remote_session_id": session.remote_id if keeps_sessions else None,
         }
-        return self._fit(connection, invocation.model_copy(update=filled), spec, version, session)
+        composed = invocation.model_copy(update=filled)
+        # A fresh one has its only turn when its execution has ended.
+        if session.mode == "fresh" or composed.remote_session_id is not None:
+            return self._fit(composed, spec, version)
+        limit = spec.window.max_tokens
+        history = self._sessions.history(connection, session.id, limit=limit, characters=4 * limit)
+        turns = self._sessions.count(connection, session.id)
+        return self._fit(composed, spec, version, history, unread_turns=turns - len(history) // 2)
+
+    def version(self, connection: sa.Connection, invocation: Invocation, spec: TaskSpec) -> PromptVersion | None:
+        """The prompt version that an invocation gets, None for a task without a prompt."""
+        return None if spec.prompt is None else self._version(connection, invocation, spec, spec.prompt)
+
+    def pinned(self, connection: sa.Connection, invocation: Invocation, spec: TaskSpec) -> PromptVersion | None:
+        """The prompt version that an invocation names, None if its task had no prompt."""
+        return None if invocation.prompt_version is None else self._version(connection, invocation, spec, "")
+
+    def compose_item(self, invocation: Invocation, spec: TaskSpec, version: PromptVersion | None) -> Composed:
+        """Fill in what the agent is given for one item of a batch, which has no conversation; asks no database.
+
+        `version` is the one that the whole batch has, and `invocation` names it. Raises ExecutionFailed, as `compose`.
+        """
+        return Composed(invocation) if version is None else self._fit(invocation, spec, version)
 
     def _version(self, connection: sa.Connection, invocation: Invocation, spec: TaskSpec, prompt: str) -> PromptVersion:
         if invocation.prompt_version is not None:
@@ -83,22 +105,20 @@ class Composer:
         )
 
     def _fit(
-        self, connection: sa.Connection, invocation: Invocation, spec: TaskSpec, version: PromptVersion, session: Session
+        self,
+        invocation: Invocation,
+        spec: TaskSpec,
+        version: PromptVersion,
+        history: Sequence[Message] = (),
+        unread_turns: int = 0,
     ) -> Composed:
-        limit = spec.window.max_tokens
-        history: Sequence[Message] = ()
-        turns = 0
-        # A fresh one has its only turn when its execution has ended.
-        if session.mode != "fresh" and invocation.remote_session_id is None:
-            history = self._sessions.history(connection, session.id, limit=limit, characters=4 * limit)
-            turns = self._sessions.count(connection, session.id)
         parts: Parts = {
             "variables": {**spec.variables, **invocation.variables},
             "event": invocation.event,
             "state": invocation.state,
             "upstream": invocation.upstream,
         }
-        longest = max(MAX_OUTPUT, 4 * limit)
+        longest = max(MAX_OUTPUT, 4 * spec.window.max_tokens)
 
         def render_parts(parts: Parts) -> tuple[str | None, str]:
             values = _values(invocation, parts)
@@ -107,7 +127,7 @@ class Composer:
                 system = render(version.system, values, name=f"system of {spec.path}", limit=longest)
             return system, render(version.prompt, values, name=f"prompt of {spec.path}", limit=longest)
 
-        fitted = fit(spec.window, parts, history, render_parts, unread_turns=turns - len(history) // 2)
+        fitted = fit(spec.window, parts, history, render_parts, unread_turns=unread_turns)
         return Composed(invocation.model_copy(update={"messages": fitted.messages}), fitted.trimmed)
 
     def remember(
@@ -240,7 +260,7 @@ def _values(invocation: Invocation, parts: Parts) -> dict[str, JsonValue]:
         "due_at": isoformat(invocation.due_at),
         "task": invocation.task,
         "application": invocation.application,
-        "item": invocation.item,
+        "item": invocation.item if invocation.item_value is None else invocation.item_value,
         "event": parts["event"],
         "state": parts.get("state"),
         "upstream": parts.get("upstream"),

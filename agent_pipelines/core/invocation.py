@@ -48,7 +48,8 @@ class Invocation(BaseModel):
     same work has left, from which the agent may go on; the journal keeps it, the record of the invocation does not.
 
     `occurrence` is the due instant in microseconds, the event's id or the Dagster run's id: with task and trigger it
-    identifies the tick. `logical_at` is the instant that the work is about, `due_at` the one on the wall.
+    identifies the tick. `item` is the key of an item of a batch, `item_value` the item itself. `logical_at` is the instant
+    that the work is about, `due_at` the one on the wall.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +64,7 @@ class Invocation(BaseModel):
     due_at: Microseconds
     logical_at: Microseconds
     item: str | None = None
+    item_value: JsonValue = None
     variables: dict[str, JsonValue] = {}
     event: dict[str, JsonValue] | None = None
     actor: str = "system"

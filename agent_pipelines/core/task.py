@@ -12,6 +12,7 @@ from jsonschema.validators import validator_for
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 from referencing.jsonschema import EMPTY_REGISTRY
 
+from agent_pipelines.core.batch import BatchSpec
 from agent_pipelines.core.duration import Duration
 from agent_pipelines.core.errors import ErrorClass
 from agent_pipelines.core.limit import PriorityClass
@@ -404,6 +405,11 @@ class TaskSpec(BaseModel):
         "or as many as the limit of `resource/KEY` allows.",
         examples=[["repository"]],
     )
+    batch: BatchSpec | None = Field(
+        default=None,
+        description="Run the task over many items, each an execution of its own.",
+        examples=[{"items": {"file": "invoices.csv"}, "key": "invoice_id"}],
+    )
     pool: str | None = Field(default=None, description="Dagster concurrency pool that executions of this task take a slot of.")
 
     owners: tuple[str, ...] = Field(default=(), description="E-mail addresses or `team:name`.", examples=[["team:data"]])
@@ -486,9 +492,26 @@ class TaskSpec(BaseModel):
         for index, each in enumerate(self.degrade):
             if each.task is not None and self.resolve(each.task) == self.path:
                 raise ValueError(f"degrade: entry {index + 1} requests the task itself; name another task")
+        if self.batch is not None:
+            self._fit_for_a_batch(self.batch)
         if self.timeout.attempt > self.timeout.total:
             raise ValueError("timeout: `attempt` is longer than `total`; make it at most as long")
         return self
+
+    def _fit_for_a_batch(self, batch: BatchSpec) -> None:
+        if self.session.mode != "fresh":
+            raise ValueError(
+                "session: the items of a batch are worked on at once and cannot share a conversation; use mode `fresh`"
+            )
+        if self.remember:
+            raise ValueError("remember: the items of a batch have no order in which one could remember for the next; remove it")
+        if self.deduplicate_by is not None:
+            raise ValueError("deduplicate_by: items are told apart by `batch.key`; use that")
+        if self.lane == "burst":
+            raise ValueError("lane: a batch has runs of its own; use `lane: run`")
+        asset = None if batch.items is None else batch.items.asset
+        if asset is not None and self.resolve(asset) not in self.dependency_paths:
+            raise ValueError(f"batch: its items come from {asset!r}, which is no dependency; add it to `dependencies`")
 
     def canonical(self) -> dict[str, Any]:
         """The declaration as plain JSON with defaults filled in, for storage and hashing."""

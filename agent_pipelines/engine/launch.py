@@ -7,14 +7,23 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.invocation import Origin
-from agent_pipelines.engine.tick import AGAIN, Tick
+from agent_pipelines.engine.tick import AGAIN, MERGE, SHARD, Tick
 
-_VISIBLE = frozenset({"application", "task", "trigger", "verdict"})
+_VISIBLE = frozenset({"application", "batch", "task", "trigger", "verdict"})
 
 
 def tag(name: str) -> str:
     """The run tag of a name. What people look for is visible; the rest is hidden, as Dagster hides its own `.dagster/`."""
     return f"agent_pipelines/{name}" if name in _VISIBLE else f".dagster/agent_pipelines.{name}"
+
+
+class RunOf(BaseModel):
+    """The run that a tick of a batch asks for: a job of its task, and tags, as that of a partition."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job: str
+    tags: dict[str, str] = {}
 
 
 class Launch(BaseModel):
@@ -58,11 +67,16 @@ def launch_of(tick: Tick) -> tuple[str, Launch, dict[str, str]]:
 
     A repair asks for the invocation of another tick once more, and a continuation goes on with it: the request says `resume`, and
     whoever executes it must pass that on as `RunRef.resumes`, and the occurrence of a continuation as `RunRef.continues`.
-    A repair gets no verdict, unlike all others, by the admission of that invocation.
+    A repair gets no verdict, unlike all others, by the admission of that invocation. A shard and a merge of a batch have jobs of
+    their own.
     """
+    tags: dict[str, str] = {}
     job = f"{tick.application}__{tick.task}"
     if tick.trigger in AGAIN:
         return job, Launch.model_validate(tick.inputs["launch"]), {tag(tick.trigger): tick.occurrence}
+    if tick.trigger in (SHARD, MERGE):
+        asked = RunOf.model_validate(tick.inputs["run"])
+        job, tags = asked.job, asked.tags
     variables = tick.inputs.get("variables")
     event_id = tick.inputs.get("event_id")
     launch = Launch(
@@ -76,4 +90,4 @@ def launch_of(tick: Tick) -> tuple[str, Launch, dict[str, str]]:
         event_id=event_id if isinstance(event_id, str) else None,
         variables=variables if isinstance(variables, dict) else {},
     )
-    return job, launch, {}
+    return job, launch, tags

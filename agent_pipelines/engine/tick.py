@@ -28,6 +28,15 @@ Their occurrence is the id of the wait and the number of the request.
 AGAIN = frozenset({REPAIR, CONTINUATION})
 """Triggers whose ticks ask for an invocation of before; nothing follows these ticks, and nothing else expects them."""
 
+SHARD, MERGE = "shard", "merge"
+"""Trigger names of the ticks that carry a batch on: its shards, and their merge; no declared trigger may have them.
+
+Their occurrence begins with the id of the batch. Their inputs name the job that is to run, and the tags of its run.
+"""
+
+CARRY_ON = AGAIN | {SHARD, MERGE}
+"""Trigger names of the ticks that carry on the work of another tick, and so make nothing due that comes after a task."""
+
 
 Lane = Literal["run", "burst"]
 """Whether a tick gets a run of its own or shares one with others."""

@@ -12,7 +12,7 @@ from agent_pipelines.core.execution import Verdict
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.task import TaskKey
-from agent_pipelines.engine.tick import AGAIN, DueTick, Lane, NewTick, Tick
+from agent_pipelines.engine.tick import CARRY_ON, DueTick, Lane, NewTick, Tick
 from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import ticks, triggers
@@ -248,7 +248,7 @@ class Ticks:
         after: int,
         limit: int = 500,
     ) -> Sequence[Tick]:
-        """Ticks of a task that have no tick of a follower's trigger yet, oldest claim first; those that ask `AGAIN` are left out.
+        """Ticks of a task that have no tick of a follower's trigger yet, oldest claim first, without those that carry others on.
 
         Only those due at or after an instant, and with a `seq` above `after`. An anti-join, as for events: rows of
         concurrent writers become visible out of order.
@@ -263,15 +263,21 @@ class Ticks:
             followed.c.occurrence == ticks.c.id,
         )
         query = sa.select(ticks).where(
-            _of(upstream), ticks.c.seq > after, ticks.c.due_at >= due_from, ticks.c.trigger.not_in(AGAIN), ~has_follower
+            _of(upstream), ticks.c.seq > after, ticks.c.due_at >= due_from, ticks.c.trigger.not_in(CARRY_ON), ~has_follower
         )
         rows = connection.execute(query.order_by(ticks.c.seq).limit(limit)).mappings()
         return [Tick.model_validate(row) for row in rows]
 
+    def of_part(self, connection: sa.Connection, task: TaskKey, trigger: str, prefix: str) -> Sequence[Tick]:
+        """The ticks of a trigger whose occurrence begins with a prefix, oldest claim first."""
+        begins_so = ticks.c.occurrence.startswith(prefix, autoescape=True)
+        query = sa.select(ticks).where(_of(task), ticks.c.trigger == trigger, begins_so).order_by(ticks.c.seq)
+        return [Tick.model_validate(row) for row in connection.execute(query).mappings()]
+
     def claims(self, connection: sa.Connection, *, after: int) -> Sequence[tuple[int, TaskKey]]:
-        """Ticks above a `seq`, repairs and continuations left out: their `seq` and task."""
+        """Ticks above a `seq`, without those that carry on others: their `seq` and task."""
         query = sa.select(ticks.c.seq, ticks.c.workspace, ticks.c.application, ticks.c.task)
-        query = query.where(ticks.c.seq > after, ticks.c.trigger.not_in(AGAIN)).order_by(ticks.c.seq)
+        query = query.where(ticks.c.seq > after, ticks.c.trigger.not_in(CARRY_ON)).order_by(ticks.c.seq)
         return [(seq, (workspace, application, task)) for seq, workspace, application, task in connection.execute(query)]
 
     def verdicts(self, connection: sa.Connection, ids: Sequence[str]) -> Mapping[str, str | None]:

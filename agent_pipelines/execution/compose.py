@@ -10,6 +10,8 @@ from agent_pipelines.core.clock import Clock
 from agent_pipelines.core.errors import ExecutionFailed
 from agent_pipelines.core.event import Checkpoint
 from agent_pipelines.core.execution import Status
+from agent_pipelines.core.invocation import Invocation
+from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.execution.cache_key import cache_key
 from agent_pipelines.execution.work import Failure, Work
@@ -44,7 +46,7 @@ class Composing:
         return None
 
     def _compose(self, connection: Connection, work: Work) -> Composed:
-        upstream = self._upstream(connection, work)
+        upstream = upstream_of(connection, self.ledger, self.ticks, work.invocation, work.spec)
         invocation = work.invocation.model_copy(
             update={"upstream_executions": {path: each.id for path, each in upstream.items()}}
         )
@@ -93,28 +95,31 @@ class Composing:
         checkpoint = None if left is None else Checkpoint.model_validate(left.body)
         return replace(composed, invocation=composed.invocation.model_copy(update={"checkpoint": checkpoint}))
 
-    def _upstream(self, connection: Connection, work: Work) -> Mapping[str, StoredExecution]:
-        """The execution that each dependency's result is taken from: the one that the tick follows, else the newest success.
 
-        A dependency that failed for the tick that is followed has no result, however good an older one is.
-        """
-        if not work.spec.dependency_paths:
-            return {}
-        followed = self._followed(connection, work)
-        found: dict[str, StoredExecution] = {}
-        for path in work.spec.dependency_paths:
-            application, _, task = path.partition("/")
-            key = (work.spec.workspace, application, task)
-            if followed is not None and followed.task_key == key:
-                execution = followed if followed.status is Status.SUCCEEDED else None
-            else:
-                execution = self.ledger.executions.latest_success(connection, key)
-            if execution is not None:
-                found[path] = execution
-        return found
+def upstream_of(
+    connection: Connection, ledger: Ledger, ticks: Ticks, asked: Invocation, spec: TaskSpec
+) -> Mapping[str, StoredExecution]:
+    """The execution that each dependency's result is taken from: the one that the tick follows, else the newest success.
 
-    def _followed(self, connection: Connection, work: Work) -> StoredExecution | None:
-        asked = work.invocation
-        tick = self.ticks.find(connection, asked.task_key, asked.trigger, asked.occurrence)
-        followed = None if tick is None else tick.inputs.get("upstream_execution")
-        return self.ledger.executions.get(connection, followed) if isinstance(followed, str) else None
+    A dependency that failed for the tick that is followed has no result, however good an older one is.
+    """
+    if not spec.dependency_paths:
+        return {}
+    followed = _followed(connection, ledger, ticks, asked)
+    found: dict[str, StoredExecution] = {}
+    for path in spec.dependency_paths:
+        application, _, task = path.partition("/")
+        key = (spec.workspace, application, task)
+        if followed is not None and followed.task_key == key:
+            execution = followed if followed.status is Status.SUCCEEDED else None
+        else:
+            execution = ledger.executions.latest_success(connection, key)
+        if execution is not None:
+            found[path] = execution
+    return found
+
+
+def _followed(connection: Connection, ledger: Ledger, ticks: Ticks, asked: Invocation) -> StoredExecution | None:
+    tick = ticks.find(connection, asked.task_key, asked.trigger, asked.occurrence)
+    followed = None if tick is None else tick.inputs.get("upstream_execution")
+    return ledger.executions.get(connection, followed) if isinstance(followed, str) else None

@@ -14,6 +14,7 @@ from agent_pipelines.core.invocation import Callback
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.execution.arrived import answers_to
 from agent_pipelines.execution.attempt import Attempting
+from agent_pipelines.execution.attempt_span import add_attempt
 from agent_pipelines.execution.compose import Composing
 from agent_pipelines.execution.pricing import price
 from agent_pipelines.execution.recorder import Recorder
@@ -256,24 +257,7 @@ class Invoker:
         usage = price(recorder.usage, recorder.model)
         tries = recorder.final.tries if recorder.final is not None else None if failure is None else failure.tries
         error = "cancelled" if status == "cancelled" else None if failure is None else str(failure.error_class)
-        work.trace.add(
-            f"invoke_agent {work.place.agent.name}",
-            started_at,
-            self.clock.now(),
-            span_id=recorder.span_id,
-            error=error,
-            attributes={
-                "gen_ai.operation.name": "invoke_agent",
-                "gen_ai.provider.name": work.place.node.runtime.kind,
-                "gen_ai.agent.name": work.place.agent.name,
-                "gen_ai.response.model": recorder.model,
-                "gen_ai.conversation.id": work.invocation.session_id,
-                "gen_ai.usage.input_tokens": usage.input_tokens,
-                "gen_ai.usage.output_tokens": usage.output_tokens,
-                "agent_pipelines.attempt": recorder.attempt,
-                "agent_pipelines.node": work.place.node.name,
-            },
-        )
+        add_attempt(work, recorder, usage, started_at, self.clock.now(), error)
 
         has_wait = work.has_wait
 

@@ -75,7 +75,7 @@ class Settler:
 
         def settle(connection: Connection) -> StoredExecution:
             begins_to_wait(connection)
-            waiting = self.ledger.executions.wait(connection, work.stored.id, work.run.run_id)
+            waiting = self.ledger.executions.wait(connection, work.stored.id, run_id=work.run.run_id)
             self._finish(connection, work, waiting, started_at)
             return waiting
 

@@ -15,7 +15,7 @@ from agent_pipelines.core.invocation import Origin
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.core.trigger import After, At, Cron, Event, Interval, TimeTrigger, Trigger
 from agent_pipelines.engine.inbox import Inbox, InboxEvent
-from agent_pipelines.engine.tick import AGAIN, DueTick, Tick
+from agent_pipelines.engine.tick import CARRY_ON, DueTick, Tick
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.engine.trigger_history import OnPeriod
 from agent_pipelines.engine.triggers import Triggers
@@ -253,7 +253,7 @@ class _Audit:
         account = self._account(key, tick.origin)
         if self._is_due_by_what_happened(key, tick):
             self._enter(account, tick)
-        elif tick.trigger in AGAIN or tick.origin not in _EXPECTED or not self._was_known(key, tick.due_at):
+        elif tick.trigger in CARRY_ON or tick.origin not in _EXPECTED or not self._was_known(key, tick.due_at):
             account.found += 1
             self._enter(account, tick)
         else:

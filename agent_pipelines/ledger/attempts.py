@@ -1,6 +1,6 @@
 """The record of the tries of executions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -9,8 +9,10 @@ from pydantic import BaseModel, ConfigDict
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import ErrorClass, Stage
 from agent_pipelines.core.event import Usage
+from agent_pipelines.ledger.items import BegunAttempt, BegunItem, EndedAttempt
 from agent_pipelines.ledger.recordable import error_columns
 from agent_pipelines.ledger.stored import StoredAttempt
+from agent_pipelines.store.bulk import insert_rows, update_rows
 from agent_pipelines.store.conditions import equal
 from agent_pipelines.store.tables import attempts, executions
 from agent_pipelines.store.window import Window
@@ -34,6 +36,7 @@ SPENT = (
 
 _THERE = ("execution_id", "number", "run_id", "node", "status", "started_at", "finished_at", "error_class")
 
+_USAGE = tuple(Usage.model_fields)
 _START = attempts.insert()
 _FINISH = attempts.update().where(
     attempts.c.execution_id == OF, attempts.c.number == sa.bindparam("of_number"), sa.text("status = 'running'")
@@ -127,6 +130,66 @@ class Attempts:
         lost = attempts.update().where(running).values(status="lost", finished_at=self._clock.now())
         return connection.execute(lost).rowcount
 
+    def start_many(self, connection: sa.Connection, begun: Sequence[BegunItem] | Sequence[BegunAttempt], *, run_id: str) -> None:
+        """Record that tries of several executions begin."""
+        rows = [
+            {
+                "execution_id": each.id,
+                "number": each.attempt,
+                "run_id": run_id,
+                "agent": each.agent,
+                "node": each.node,
+                "status": "running",
+                "started_at": each.at,
+            }
+            for each in begun
+            if each.is_asked
+        ]
+        insert_rows(connection, attempts, rows)
+
+    def finish_many(self, connection: sa.Connection, ended: Sequence[EndedAttempt]) -> None:
+        """Record how tries of several executions ended; those that have ended before keep their end."""
+        rows = [
+            {
+                "execution_id": each.id,
+                "number": each.attempt,
+                "status": each.status,
+                "finished_at": each.at,
+                "model": each.model,
+                "handle": each.handle,
+                "retry_decision": each.retry_decision,
+                "retry_delay_us": None if each.retry_delay is None else round(each.retry_delay * 1_000_000),
+                "error_status": each.error_status,
+                **{name: getattr(each.usage, name) for name in _USAGE},
+                **error_columns(each.error),
+            }
+            for each in ended
+        ]
+        update_rows(connection, attempts, rows, keys=("execution_id", "number"), where="attempts.status = 'running'")
+
+    def lose_many(self, connection: sa.Connection, execution_ids: Sequence[str]) -> None:
+        """Record that nobody knows how the tries that run of several executions have ended."""
+        running = sa.and_(attempts.c.execution_id.in_(execution_ids), attempts.c.status == "running")
+        connection.execute(attempts.update().where(running).values(status="lost", finished_at=self._clock.now()))
+
+    def spent(self, connection: sa.Connection, execution_ids: Sequence[str]) -> Mapping[str, tuple[Usage, bool, int]]:
+        """What the tries of executions have used together, whether a price is missing in that, and how many were lost.
+
+        One that runs counts as lost: who asks is about to take it over.
+        """
+        sums = [sa.func.sum(attempts.c[name]) for name in _USAGE]
+        unpriced = sa.func.count(sa.case((_UNPRICED, 1)))
+        lost = sa.func.count(sa.case((attempts.c.status.in_(["lost", "running"]), 1)))
+        query = sa.select(attempts.c.execution_id, unpriced, lost, *sums).where(attempts.c.execution_id.in_(execution_ids))
+        return {
+            execution_id: (
+                Usage(**{name: _whole(value) for name, value in zip(_USAGE, values, strict=True)}),
+                unpriced_ones > 0,
+                lost_ones,
+            )
+            for execution_id, unpriced_ones, lost_ones, *values in connection.execute(query.group_by(attempts.c.execution_id))
+        }
+
     def of(self, connection: sa.Connection, execution_id: str) -> Sequence[StoredAttempt]:
         """The tries of an execution in order."""
         query = sa.select(attempts).where(attempts.c.execution_id == execution_id).order_by(attempts.c.number)
@@ -150,3 +213,8 @@ class Attempts:
         query = sa.select(*(of_task[name] if name in of_task else attempts.c[name] for name in columns))
         query = query.join_from(attempts, executions).where(*window.of(executions, attempts.c.started_at))
         return connection.execute(query.order_by(executions.c.seq, attempts.c.number)).all()
+
+
+def _whole(value: Any) -> Any:
+    """A sum as it is meant: PostgreSQL makes decimals of sums of whole numbers."""
+    return value if value is None or isinstance(value, int | float) else int(value)

@@ -18,13 +18,16 @@ from agent_pipelines.core.invocation import Invocation, Origin
 from agent_pipelines.core.task import TaskKey
 from agent_pipelines.ledger import search
 from agent_pipelines.ledger.attempts import OF, SPENT, Attempts
+from agent_pipelines.ledger.batches import Tally
+from agent_pipelines.ledger.items import BegunAttempt, BegunItem, EndedItem, ItemsOf, Standing
 from agent_pipelines.ledger.recordable import error_columns, recordable, recordable_text
 from agent_pipelines.ledger.specs import TaskSpecs
 from agent_pipelines.ledger.stored import StoredExecution
 from agent_pipelines.ledger.waits import StoredWait, Waits
+from agent_pipelines.store.bulk import insert_rows, update_rows, upsert_rows_of
 from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.insertion import insert_new
-from agent_pipelines.store.tables import executions
+from agent_pipelines.store.tables import execution_texts, executions
 from agent_pipelines.store.tables.base import one_of
 from agent_pipelines.store.window import Window
 
@@ -83,6 +86,11 @@ _CLOSE = _CHANGE_RETURNING.where(
         "cost_usd": sa.case((SPENT.c.unpriced == 0, sa.func.coalesce(SPENT.c.cost_usd, _UNSPENT))),
     }
 )
+_WAIT = _CHANGE_RETURNING.where(executions.c.run_id == sa.bindparam("of_run", type_=sa.Text))
+_USAGE = tuple(Usage.model_fields)
+_UNENDED = dict.fromkeys(("finished_at", "error_class", "error_stage", "error_message"))
+_RUNNING = "executions.status = 'running'"
+_RESUMABLE = f"executions.{one_of('status', (Status.RUNNING, Status.FAILED, Status.CANCELLED))}"
 _INDEX = sa.text(
     "INSERT INTO execution_texts (seq, facets, body) VALUES (:seq, :facets, :body) "
     "ON CONFLICT (seq) DO UPDATE SET facets = excluded.facets, body = excluded.body"
@@ -204,11 +212,6 @@ class Executions:
         self.attempts.start(connection, execution_id, number, run_id=run_id, agent=agent, node=node)
         connection.execute(_CHANGE, {"of": execution_id, "attempts": number, "agent": agent, "node": node})
 
-    def wait(self, connection: sa.Connection, execution_id: str, run_id: str) -> StoredExecution:
-        """Record that an execution waits, and no process holds it. Raises IllegalTransition if it is not that run's any more."""
-        held = _CHANGE_RETURNING.where(executions.c.run_id == run_id, executions.c.status == str(Status.RUNNING))
-        return self._update(connection, held, execution_id, status=str(Status.WAITING))
-
     def close(
         self,
         connection: sa.Connection,
@@ -277,6 +280,175 @@ class Executions:
         self.close(connection, execution_id, Status.FAILED, error=(error_class, Stage.INVOKE, message))
         return True
 
+    def wait(self, connection: sa.Connection, execution_id: str, *, run_id: str) -> StoredExecution:
+        """Have a run's execution wait: no process holds it until a run takes it up. Raises IllegalTransition if it cannot."""
+        return self._update(connection, _WAIT, execution_id, of_run=run_id, status=str(Status.WAITING))
+
+    def take_up(self, connection: sa.Connection, execution_id: str, run: RunRef) -> StoredExecution:
+        """Have a run go on with an execution that waits, or that runs in a process that is gone.
+
+        Raises IllegalTransition if it has ended.
+        """
+        stored = self._first(connection, executions.c.id == execution_id, lock=True)
+        if stored is None or stored.status not in (Status.RUNNING, Status.WAITING):
+            raise IllegalTransition(f"execution {execution_id} cannot be taken up: it has ended")
+        return self._resume(connection, stored, run, None)
+
+    def reopen(self, connection: sa.Connection, execution_id: str, run: RunRef) -> StoredExecution:
+        """Have a run go on with an execution that failed or was cancelled. Raises IllegalTransition if it has not."""
+        stored = self._first(connection, executions.c.id == execution_id, lock=True)
+        if stored is None or stored.status not in (Status.FAILED, Status.CANCELLED):
+            raise IllegalTransition(f"execution {execution_id} cannot be reopened: it has neither failed nor been cancelled")
+        return self._resume(connection, stored, run, None)
+
+    def admit_items(self, connection: sa.Connection, of: ItemsOf, begun: Sequence[BegunItem]) -> None:
+        """Admit items of a shard and begin their first attempts.
+
+        None of them has an execution yet: the caller has looked, and holds the shard.
+        """
+        common = {
+            "workspace": of.base.workspace,
+            "application": of.base.application,
+            "task": of.base.task,
+            "spec_hash": of.base.spec_hash,
+            "trigger": of.base.trigger,
+            "origin": str(of.base.origin),
+            "occurrence": of.base.occurrence,
+            "batch_id": of.batch_id,
+            "shard": of.shard,
+            "actor": of.base.actor,
+            "due_at": of.base.due_at,
+            "logical_at": of.base.logical_at,
+            "run_id": of.run.run_id,
+            "job": of.run.job,
+            "step": of.run.step,
+            "partition": of.run.partition,
+            "status": str(Status.RUNNING),
+            "resumptions": 0,
+            "prompt_version": of.base.prompt_version,
+        }
+        rows = [
+            {
+                **common,
+                "id": each.id,
+                "item": each.item,
+                "position": each.position,
+                "idempotency_key": each.idempotency_key,
+                "trace_id": each.trace_id,
+                "invocation": each.invocation,
+                "trimmed": each.trimmed or None,
+                "attempts": each.attempt,
+                "agent": each.agent,
+                "node": each.node,
+                "created_at": each.at,
+            }
+            for each in begun
+        ]
+        insert_rows(connection, executions, rows)
+        self.attempts.start_many(connection, begun, run_id=of.run.run_id)
+
+    def resume_items(self, connection: sa.Connection, of: ItemsOf, begun: Sequence[BegunItem]) -> None:
+        """Have a run go on with items that failed, were cancelled or ran in a process that is gone, each with a new attempt."""
+        ids = [each.id for each in begun]
+        self.attempts.lose_many(connection, ids)
+        resumed = executions.update().where(executions.c.id.in_(ids))
+        connection.execute(resumed.values(resumptions=executions.c.resumptions + 1))
+        rows = [
+            {
+                "id": each.id,
+                "status": str(Status.RUNNING),
+                "run_id": of.run.run_id,
+                "job": of.run.job,
+                "step": of.run.step,
+                "partition": of.run.partition,
+                "invocation": each.invocation,
+                "trimmed": each.trimmed or None,
+                "attempts": each.attempt,
+                "agent": each.agent,
+                "node": each.node,
+                **_UNENDED,
+            }
+            for each in begun
+        ]
+        update_rows(connection, executions, rows, keys=("id",), where=_RESUMABLE)
+        self.attempts.start_many(connection, begun, run_id=of.run.run_id)
+
+    def start_attempts(self, connection: sa.Connection, begun: Sequence[BegunAttempt], *, run_id: str) -> None:
+        """Record that further attempts of items begin, before the runtimes are asked."""
+        self.attempts.start_many(connection, begun, run_id=run_id)
+        rows = [{"id": each.id, "attempts": each.attempt, "agent": each.agent, "node": each.node} for each in begun]
+        update_rows(connection, executions, rows, keys=("id",), where=_RUNNING)
+
+    def end_items(self, connection: sa.Connection, of: ItemsOf, ended: Sequence[EndedItem]) -> set[str]:
+        """End items of a run; returns the ids of those that ended now, for one that somebody has cancelled keeps that end."""
+        rows = [
+            {
+                "id": each.id,
+                "run_id": of.run.run_id,
+                "status": str(each.status),
+                "finished_at": each.at,
+                "model": each.model,
+                "text": each.text,
+                "output": each.output,
+                "checks": each.checks or None,
+                **{name: getattr(each.spent, name) for name in _USAGE},
+                **error_columns(each.error),
+            }
+            for each in ended
+        ]
+        found = update_rows(connection, executions, rows, keys=("id", "run_id"), where=_RUNNING, returning="executions.id")
+        closed: set[str] = {row[0] for row in found}
+        base = of.base
+        texts = [
+            {
+                "id": each.id,
+                **search.words_of(
+                    search.Facets(base.workspace, base.application, base.task, each.status, base.origin),
+                    None if each.error is None else error_columns(each.error)["error_message"],
+                    None,
+                    each.text,
+                ),
+            }
+            for each in ended
+            if each.id in closed
+        ]
+        upsert_rows_of(connection, execution_texts, texts, key="seq", of=executions, by="id")
+        return closed
+
+    def cancel_items(self, connection: sa.Connection, batch_id: str, reason: str, *, shard: int | None = None) -> int:
+        """Close what runs of a batch as cancelled, or of one shard; returns how many. They are not found by words."""
+        c = executions.c
+        running = [c.batch_id == batch_id, c.status == str(Status.RUNNING), *equal({c.shard: shard})]
+        ids = connection.execute(sa.select(c.id).where(*running).with_for_update()).scalars().all()
+        self.attempts.lose_many(connection, ids)
+        values = {"status": str(Status.CANCELLED), "finished_at": self._clock.now()}
+        error = error_columns((ErrorClass.CANCELLED, Stage.INVOKE, reason))
+        return connection.execute(executions.update().where(*running).values(values | error)).rowcount
+
+    def standings_of_shard(self, connection: sa.Connection, batch_id: str, shard: int) -> Sequence[Standing]:
+        """Where the items of a shard stand that have an execution."""
+        c = executions.c
+        columns = (c.id, c.position, c.status, c.attempts, c.finished_at, c.trace_id)
+        query = sa.select(*columns).where(c.batch_id == batch_id, c.shard == shard)
+        return [
+            Standing(execution_id, position, Status(status), *others)
+            for execution_id, position, status, *others in connection.execute(query)
+        ]
+
+    def tally_of_shard(self, connection: sa.Connection, batch_id: str, shard: int) -> Tally:
+        """What the items of a shard have come to, by their executions; without those that were skipped."""
+        c = executions.c
+        tokens = sa.func.coalesce(c.input_tokens, 0) + sa.func.coalesce(c.output_tokens, 0)
+        sums = (
+            sa.func.count(sa.case((c.status == str(Status.SUCCEEDED), 1))),
+            sa.func.count(sa.case((c.status == str(Status.FAILED), 1))),
+            sa.func.coalesce(sa.func.sum(c.cost_usd), 0.0),
+            sa.func.coalesce(sa.func.sum(tokens), 0),
+        )
+        row = connection.execute(sa.select(*sums).where(c.batch_id == batch_id, c.shard == shard)).one()
+        done, failed, cost_usd, spent = row
+        return Tally(done=done, failed=failed, cost_usd=cost_usd, tokens=int(spent))
+
     def get(self, connection: sa.Connection, execution_id: str) -> StoredExecution | None:
         """An execution by its id."""
         return self._first(connection, executions.c.id == execution_id)
@@ -300,8 +472,8 @@ class Executions:
         return {execution_id: (status, resumptions) for execution_id, status, resumptions in connection.execute(query)}
 
     def of_run(self, connection: sa.Connection, run_id: str, task: TaskKey) -> StoredExecution | None:
-        """The newest execution of a task that a Dagster run admitted or resumed."""
-        return self._first(connection, executions.c.run_id == run_id, _of_task(task))
+        """The newest execution of a task that a Dagster run admitted or resumed; items of batches are left out."""
+        return self._first(connection, executions.c.run_id == run_id, _of_task(task), executions.c.batch_id.is_(None))
 
     def of_key(self, connection: sa.Connection, idempotency_key: str) -> StoredExecution | None:
         """The execution of an invocation, by its key."""
@@ -335,6 +507,7 @@ class Executions:
         later = executions.alias("later")
         same = [later.c[name] == executions.c[name] for name in ("workspace", "application", "task")]
         recovered = sa.exists().where(*same, later.c.seq > executions.c.seq, later.c.status == str(Status.SUCCEEDED))
+        recovered = recovered.where(later.c.batch_id.is_(None))
         query = sa.select(
             executions.c.application,
             executions.c.task,
@@ -347,6 +520,7 @@ class Executions:
             executions.c.status == str(Status.FAILED),
             executions.c.job == job,
             executions.c.created_at >= since,
+            executions.c.batch_id.is_(None),
             ~recovered,
         )
         after, _ = search.bounds(connection, since, None, None)
@@ -358,8 +532,9 @@ class Executions:
         return found
 
     def latest_success(self, connection: sa.Connection, task: TaskKey) -> StoredExecution | None:
-        """The newest execution of a task that succeeded."""
-        return self._first(connection, _of_task(task), executions.c.status == str(Status.SUCCEEDED))
+        """The newest execution of a task that succeeded; items of batches are left out, the batch's own execution is not."""
+        succeeded = executions.c.status == str(Status.SUCCEEDED)
+        return self._first(connection, _of_task(task), succeeded, executions.c.batch_id.is_(None))
 
     def fresh_success(self, connection: sa.Connection, task: TaskKey, *, finished_from: Microseconds) -> StoredExecution | None:
         """The newest success of a task that is what was asked for, and that ended at or after an instant."""
@@ -375,15 +550,16 @@ class Executions:
         return max(0.0, median(taken) / 1_000_000) if taken else None
 
     def running(self, connection: sa.Connection, *, created_before: Microseconds, limit: int = 500) -> Sequence[StoredExecution]:
-        """Executions that run since before an instant, oldest first."""
-        query = sa.select(executions).where(executions.c.status == str(Status.RUNNING), executions.c.created_at < created_before)
+        """Executions that run since before an instant, oldest first; items of batches are left out, their shards are watched."""
+        running = (executions.c.status == str(Status.RUNNING), executions.c.batch_id.is_(None))
+        query = sa.select(executions).where(*running, executions.c.created_at < created_before)
         return [
             StoredExecution.model_validate(row)
             for row in connection.execute(query.order_by(executions.c.seq).limit(limit)).mappings()
         ]
 
     def unfinished(self, connection: sa.Connection) -> Sequence[Unfinished]:
-        """Executions that run or wait, of all tasks."""
+        """Executions that run or wait, of all tasks; items of batches are left out."""
         columns = (
             *_TASK,
             executions.c.id,
@@ -395,7 +571,9 @@ class Executions:
         live = executions.c.status.in_([str(Status.RUNNING), str(Status.WAITING)])
         return [
             Unfinished((workspace, application, task), *others)
-            for workspace, application, task, *others in connection.execute(sa.select(*columns).where(live)).all()
+            for workspace, application, task, *others in connection.execute(
+                sa.select(*columns).where(live, executions.c.batch_id.is_(None))
+            ).all()
         ]
 
     def cancel(self, connection: sa.Connection, execution_id: str, reason: str) -> bool:
@@ -493,7 +671,12 @@ class Executions:
     def _goes_on(self, connection: sa.Connection, stored: StoredExecution, at_work: bool) -> bool:
         """Have a lost execution go on by itself if its task says so; one that is a part of a run goes on with that run only."""
         spec = self._specs.get(connection, stored.spec_hash)
-        if spec is None or stored.item is not None or stored.resumptions >= spec.retry.resumptions(at_work=at_work):
+        if (
+            spec is None
+            or spec.batch is not None
+            or stored.item is not None
+            or stored.resumptions >= spec.retry.resumptions(at_work=at_work)
+        ):
             return False
         deadline_at = self._clock.now() + round(spec.timeout.total * 1_000_000)
         self.waits.lose(connection, new_id(), stored.id, attempt=stored.attempts, deadline_at=deadline_at)

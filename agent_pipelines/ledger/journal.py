@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.errors import AgentPipelinesError
 from agent_pipelines.core.event import Text
+from agent_pipelines.store.bulk import insert_rows
 from agent_pipelines.store.insertion import insert_all, insert_new
 from agent_pipelines.store.tables import events, executions
 from agent_pipelines.store.window import Window
@@ -47,6 +48,15 @@ class Journal:
             if "foreign key" in str(error.orig).lower():
                 raise
             raise NumberTaken(f"execution {execution_id} has an entry {entries[0].seq} already") from error
+
+    def append_many(self, connection: sa.Connection, entries: Sequence[tuple[str, Entry]]) -> None:
+        """Add entries of several executions that no other process writes to; the caller numbers them."""
+        insert_rows(connection, events, [{"execution_id": of, **vars(entry)} for of, entry in entries])
+
+    def last_seqs(self, connection: sa.Connection, execution_ids: Sequence[str]) -> dict[str, int]:
+        """The number of the newest entry of each execution that has any."""
+        query = sa.select(events.c.execution_id, sa.func.max(events.c.seq)).where(events.c.execution_id.in_(execution_ids))
+        return dict(connection.execute(query.group_by(events.c.execution_id)).tuples().all())
 
     def note(
         self, connection: sa.Connection, execution_id: str, *, at: Microseconds, kind: str, body: dict[str, JsonValue]

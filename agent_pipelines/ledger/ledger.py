@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from agent_pipelines.core.clock import Clock
+from agent_pipelines.ledger.batches import Batches
 from agent_pipelines.ledger.effects import Effects
 from agent_pipelines.ledger.executions import Executions
+from agent_pipelines.ledger.item_versions import ItemVersions
 from agent_pipelines.ledger.journal import Journal
 from agent_pipelines.ledger.outbox import Outbox
 from agent_pipelines.ledger.result_cache import ResultCache
@@ -23,8 +25,20 @@ class Ledger:
     outbox: Outbox
     effects: Effects
     results: ResultCache
+    batches: Batches
+    item_versions: ItemVersions
 
     @classmethod
     def of(cls, clock: Clock) -> "Ledger":
         """The nouns over one clock."""
-        return cls(TaskSpecs(clock), Executions(clock), Journal(), Spans(), Outbox(clock), Effects(clock), ResultCache(clock))
+        return cls(
+            TaskSpecs(clock),
+            Executions(clock),
+            Journal(),
+            Spans(),
+            Outbox(clock),
+            Effects(clock),
+            ResultCache(clock),
+            Batches(clock),
+            ItemVersions(clock),
+        )

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.task import TaskKey
+from agent_pipelines.store.bulk import insert_rows
 from agent_pipelines.store.tables import outbox
 
 _PUT = outbox.insert().inline()
@@ -54,6 +55,26 @@ class Outbox:
             "created_at": self._clock.now(),
         }
         connection.execute(_PUT, row)
+
+    def put_many(
+        self, connection: sa.Connection, task: TaskKey, told: Sequence[tuple[str, str, Mapping[str, JsonValue]]]
+    ) -> None:
+        """Leave several things to tell of a task: kind, execution and body of each."""
+        workspace, application, name = task
+        now = self._clock.now()
+        rows = [
+            {
+                "workspace": workspace,
+                "application": application,
+                "task": name,
+                "kind": kind,
+                "execution_id": execution_id,
+                "body": body,
+                "created_at": now,
+            }
+            for kind, execution_id, body in told
+        ]
+        insert_rows(connection, outbox, rows)
 
     def forget(self, connection: sa.Connection, *, created_before: Microseconds, limit: int) -> int:
         """Remove rows; returns how many."""

@@ -41,8 +41,13 @@ class Facets:
 def searchable(execution: StoredExecution) -> dict[str, str]:
     """What the search knows of an execution: its words, and the conditions that it meets."""
     facets = Facets(execution.workspace, execution.application, execution.task, execution.status, execution.origin)
-    name = f"{execution.path} {execution.application} {execution.task}"
-    parts = (name, execution.error_message, execution.reason, execution.text)
+    return words_of(facets, execution.error_message, execution.reason, execution.text)
+
+
+def words_of(facets: Facets, error_message: str | None, reason: str | None, text: str | None) -> dict[str, str]:
+    """What the search knows of an execution of a task with these conditions; facets name its application and task."""
+    name = f"{facets.application}/{facets.task} {facets.application} {facets.task}"
+    parts = (name, error_message, reason, text)
     return {"facets": " ".join(facets.words()), "body": "\n".join(part for part in parts if part)[:_SEARCHED]}
 
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from agent_pipelines.core.clock import Microseconds
+from agent_pipelines.store.bulk import insert_rows
 from agent_pipelines.store.insertion import insert_all
 from agent_pipelines.store.tables import spans
 
@@ -88,6 +89,10 @@ class Spans:
     def append(self, connection: sa.Connection, execution_id: str, new: Sequence[Span]) -> None:
         """Record finished spans."""
         insert_all(connection, spans, [{"execution_id": execution_id, **span.model_dump()} for span in new])
+
+    def append_many(self, connection: sa.Connection, new: Sequence[tuple[str, Span]]) -> None:
+        """Record finished spans of several executions."""
+        insert_rows(connection, spans, [{"execution_id": of, **vars(span)} for of, span in new])
 
     def read(self, connection: sa.Connection, execution_id: str) -> Sequence[Span]:
         """The spans of an execution by their start."""

@@ -24,6 +24,9 @@ class StoredExecution(OfTask):
     origin: Origin
     occurrence: str
     item: str | None
+    batch_id: str | None
+    shard: int | None
+    position: int | None
     actor: str
     due_at: Microseconds
     logical_at: Microseconds

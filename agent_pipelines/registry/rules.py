@@ -14,11 +14,13 @@ from agent_pipelines.core.secrets import redactor
 from agent_pipelines.core.task import TaskKey, TaskSpec
 from agent_pipelines.core.trigger import TimeTrigger, Trigger, trigger_name
 from agent_pipelines.engine.due import next_due
-from agent_pipelines.engine.tick import CONTINUATION, REPAIR
+from agent_pipelines.engine.tick import CONTINUATION, MERGE, REPAIR, SHARD
 
 _RESERVED = {
     REPAIR: "the ticks of repairs",
     CONTINUATION: "the ticks of continuations",
+    SHARD: "the shards of batches",
+    MERGE: "the merging of batches",
     str(Origin.ON_DEMAND): "launches on demand",
 }
 
@@ -105,6 +107,9 @@ class Rules:
         if spec.lane == "run" and "lane" in spec.model_fields_set:
             problem = "a registered task shares runs with others"
             yield problem, ("lane",), "Leave it out or write `burst`; a task with runs of its own is declared in the project"
+        if spec.batch is not None:
+            fix = "Declare the task in the project, or register a task for each item"
+            yield "the shards of a batch are partitions of an asset of its own, which a registered task has not", ("batch",), fix
         if spec.pool is not None:
             yield "Dagster's pools limit runs, and registered tasks share runs", ("pool",), "Leave it out"
 

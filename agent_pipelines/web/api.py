@@ -16,6 +16,7 @@ from starlette.routing import Route
 from agent_pipelines.core.declared import Declared
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.hub import Hub
+from agent_pipelines.web.batches import BatchOperations
 from agent_pipelines.web.call import Call
 from agent_pipelines.web.fleet import FleetOperations
 from agent_pipelines.web.guard import Guard
@@ -43,6 +44,7 @@ def operations(hub: Hub, declared: Callable[[], Declared], look: Look) -> Sequen
         *HumanTaskOperations(hub).all(),
         *WaitOperations(hub).all(),
         *FleetOperations(hub, declared).all(),
+        *BatchOperations(hub).all(),
         status_operation(look),
     ]
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer, WithJsonSchema, model_validator
 
+from agent_pipelines.core.batch import BatchStatus
 from agent_pipelines.core.clock import Microseconds, isoformat, to_microseconds
 from agent_pipelines.core.execution import Status
 from agent_pipelines.core.invocation import Origin
@@ -130,6 +131,20 @@ class CallbackQuery(Query):
     """What a callback shows in its address, where it cannot send a header."""
 
     token: str | None = Field(default=None, description="The token of the wait.")
+
+
+class BatchPage(OfTask):
+    """Which batches."""
+
+    status: BatchStatus | None = Field(default=None, description="Only batches in this state.")
+    before: int | None = Field(default=None, description="`next_before` of the page before.")
+
+
+class ItemPage(Page):
+    """Which items of a batch."""
+
+    status: Status | None = Field(default=None, description="Only items in this state.")
+    after: int = Field(default=-1, ge=-1, description="`next_after` of the page before.")
 
 
 class Nothing(BaseModel):

@@ -1,7 +1,7 @@
 """Which invocation a run asks for that executes another one again: by the buttons of Dagster's own web interface."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,27 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster_graphql.schema import create_schema
 
+from agent_pipelines.core.batch import BatchStatus
 from agent_pipelines.core.execution import Status
 from agent_pipelines.core.invocation import Origin
-from agent_pipelines.engine.launch import Launch
+from agent_pipelines.engine.launch import Launch, launch_of
+from agent_pipelines.engine.tick import MERGE, SHARD
+from agent_pipelines.ledger.batches import Batch
 from agent_pipelines.ledger.stored import StoredExecution
 from agent_pipelines_tests.components.project import Project
-from agent_pipelines_tests.components.running import executions
+from agent_pipelines_tests.components.running import executions, hub_of
 
 AGENTS = """
 from pathlib import Path
 
 DONE = Path(__file__).with_name("ready")
+SOURCE = Path(__file__).with_name("source")
+
+
+def orders():
+    if not SOURCE.exists():
+        raise RuntimeError("the source is away")
+    yield from ({"id": f"o{number}"} for number in range(3))
 
 
 async def work(invocation):
@@ -67,12 +77,16 @@ class Deployment:
     def make_ready(self) -> None:
         self._ready.touch()
 
-    def click(self, launch: Launch | None = None) -> str:
-        tags = [] if launch is None else [{"key": key, "value": value} for key, value in launch.tags().items()]
+    def open_source(self) -> None:
+        self._ready.with_name("source").touch()
+
+    def click(self, launch: Launch | None = None, *, job: str = "default__digest", more: Mapping[str, str] = {}) -> str:
+        given = {**more, **({} if launch is None else launch.tags())}
+        tags = [{"key": key, "value": value} for key, value in given.items()]
         selector = {
             "repositoryLocationName": "project",
             "repositoryName": "__repository__",
-            "jobName": "default__digest",
+            "jobName": job,
         }
         params = {"selector": selector, "runConfigData": {}, "mode": "default", "executionMetadata": {"tags": tags}}
         return self._run(_LAUNCH, "launchRun", params)
@@ -107,6 +121,8 @@ def deployment(project: Project, tmp_path: Path) -> Iterator[Deployment]:
         "retry: {max_attempts: 1}\nvariables: {who: nobody}\ntriggers: [{kind: cron, name: nightly, cron: '0 6 * * *'}]",
         prompt="For {{ who }} on {{ logical_time }}",
     )
+    batch = f"{{items: {{python: '{project.package}.agents:orders'}}, key: id}}"
+    project.task("orders", f"retry: {{max_attempts: 1}}\nbatch: {batch}", prompt="Check {{ item.id }}")
     home = tmp_path / "home"
     home.mkdir()
     (home / "dagster.yaml").write_text(
@@ -213,3 +229,47 @@ def test_a_run_that_repairs_a_tick_resumes_without_a_parent(deployment: Deployme
     assert deployment.succeeded(repair)
     [execution] = deployment.executions()
     assert (execution.occurrence, execution.resumptions, execution.run_id) == (NIGHTLY.occurrence, 1, repair)
+
+
+def test_a_batch_whose_source_was_away_is_split_by_from_failure_and_another_one_by_all_steps(deployment: Deployment) -> None:
+    first = deployment.click(job="default__orders")
+    assert not deployment.succeeded(first)
+    deployment.open_source()
+    assert deployment.succeeded(deployment.again(first, "FROM_FAILURE"))
+    [batch] = batches(deployment)
+    assert (batch.status, batch.item_count, batch.run_id) == (BatchStatus.RUNNING, 3, first)
+    third = deployment.again(first, "ALL_STEPS")
+    newest, oldest = batches(deployment)
+    assert (oldest.id, newest.run_id, newest.occurrence) == (batch.id, third, third)
+
+
+def test_from_failure_of_a_shard_does_its_failed_items_alone(deployment: Deployment) -> None:
+    deployment.open_source()
+    deployment.click(job="default__orders")
+    shard = asked(deployment, SHARD)
+    assert not deployment.succeeded(shard)
+    assert not deployment.succeeded(asked(deployment, MERGE))
+    [batch] = batches(deployment)
+    assert (batch.status, batch.failed) == (BatchStatus.FAILED, 3)
+    deployment.make_ready()
+    assert deployment.succeeded(deployment.again(shard, "FROM_FAILURE"))
+    assert deployment.succeeded(asked(deployment, MERGE))
+    [batch] = batches(deployment)
+    assert (batch.status, batch.done, batch.failed) == (BatchStatus.SUCCEEDED, 3, 0)
+    items = [each for each in executions(deployment.instance, "orders") if each.item is not None]
+    assert [(each.status, each.attempts) for each in items] == [(Status.SUCCEEDED, 2)] * 3
+
+
+def batches(deployment: Deployment) -> list[Batch]:
+    hub = hub_of(deployment.instance)
+    with hub.database.reading() as connection:
+        return list(hub.batches.list(connection))
+
+
+def asked(deployment: Deployment, trigger: str) -> str:
+    """The run of what a batch asks for next."""
+    hub = hub_of(deployment.instance)
+    with hub.database.reading() as connection:
+        [tick] = [tick for tick in hub.ticks.open(connection) if tick.trigger == trigger]
+    job, launch, tags = launch_of(tick)
+    return deployment.click(launch, job=job, more=tags)

@@ -214,11 +214,18 @@ notifications: [desk]
 def test_every_field_can_be_written_in_yaml_and_is_in_the_schema(project: Project) -> None:
     task = _load(project.task("folder", EVERYTHING, prompt=None))
     written = {**yaml.safe_load(EVERYTHING), "intent": "Sum up the day", "agent": "writer"}
-    assert set(written) == set(TaskSpec.model_fields)
-    assert set(task.model_fields_set) == set(TaskSpec.model_fields)
+    # A batch goes with none of state, sessions and deduplication.
+    assert set(written) == set(TaskSpec.model_fields) - {"batch"}
+    assert set(task.model_fields_set) == set(TaskSpec.model_fields) - {"batch"}
     assert TaskSpec.model_validate(written).spec_hash == task.spec_hash
     validator = jsonschema.Draft202012Validator(TaskAttributes.model_json_schema())
     assert [error.message for error in validator.iter_errors(written)] == []
+
+
+def test_the_key_of_a_batch_is_a_template_of_ours(project: Project) -> None:
+    task = _load(project.task("folder", "batch: {items: {file: orders.csv}, key: '{{ item.id }}', concurrency: 2}", prompt="Go"))
+    assert task.batch is not None
+    assert (task.batch.key, task.batch.concurrency) == ("{{ item.id }}", 2)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -31,11 +31,14 @@ from dagster._utils.hosted_user_process import recon_job_from_origin
 from dagster.components.core import snapshot
 from dagster.components.core.load_defs import get_library_json_enriched_defs
 
-import agent_pipelines.definitions
-import agent_pipelines.engine.workspace  # noqa: F401
+import agent_pipelines.definitions  # noqa: F401
 from agent_pipelines.cli.main import main
-from agent_pipelines.engine.gateway import QUEUE_DAEMON
+from agent_pipelines.components.deployment import hub_of
+from agent_pipelines.engine.gateway import QUEUE_DAEMON, DagsterGateway
+from agent_pipelines.engine.launch import launch_of
 from agent_pipelines.engine.stack import prepare_home
+from agent_pipelines.engine.tick import MERGE, SHARD, Tick
+from agent_pipelines.engine.workspace import Workspace
 
 _CLIENT = """\
 #!{python} -SE
@@ -123,9 +126,31 @@ class _Asked:
         self.connection.sendall(b"0")
         self.close()
         while os.getppid() == server and not (home / "stop").exists():
+            if hub_of(instance).database.is_sqlite and _requested(instance):
+                os.waitpid(_fork(partial(_launch_requested, project)), 0)
             for run in reversed(instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.QUEUED]))):
                 os.waitpid(_fork(partial(_execute, run)), 0)
             time.sleep(0.1)
+
+
+def _requested(instance: dg.DagsterInstance) -> Sequence[Tick]:
+    """What batches have asked for, which the daemon would launch."""
+    hub = hub_of(instance)
+    with hub.database.reading() as connection:
+        return [tick for tick in hub.ticks.open(connection) if tick.trigger in (SHARD, MERGE) and tick.run_id is None]
+
+
+def _launch_requested(project: Path) -> None:
+    instance = dg.DagsterInstance.get()
+    hub = hub_of(instance)
+    with Workspace.of_directory(instance, project) as workspace:
+        locations = workspace.locations()
+        gateway = DagsterGateway(instance, lambda: locations)
+        for tick in _requested(instance):
+            job, launch, tags = launch_of(tick)
+            with hub.database.transaction() as connection:
+                hub.ticks.reserve(connection, tick.id, run_id := make_new_run_id())
+            gateway.launch(job, launch, run_id=run_id, tags=tags)
 
 
 def _execute(run: dg.DagsterRun) -> None:

@@ -54,13 +54,35 @@ def defs() -> dg.Definitions:
 """
 
 _AGENT = """
+import asyncio
 from pathlib import Path
+
+
+def orders():
+    yield from ({"id": f"o{number:03}"} for number in range(240))
 
 
 async def note(invocation):
     with Path(__file__).parents[1].joinpath("calls").open("a") as calls:
         calls.write(f"{invocation.task}@{invocation.due_at}\\n")
     return "done"
+
+
+async def check(invocation):
+    with Path(__file__).parents[1].joinpath("orders").open("a") as orders:
+        orders.write(f"{invocation.item}\\n")
+    await asyncio.sleep(0.2)
+    return invocation.item
+"""
+
+_BATCH = """
+retry: {max_attempts: 3, delay: 100ms, idempotent: true}
+batch:
+  items: {python: 'PACKAGE.defs.noting:orders'}
+  key: id
+  shard_size: 60
+  in_flight: 5
+  concurrency: 2
 """
 
 # Forked from one process that has imported everything: a daemon of its own costs a second less.
@@ -81,6 +103,8 @@ class FaultyProject:
         function = f"{self._project.module('noting')}:note"
         self._project.agent("writer", _agent(function))
         self._project.task("single", "pool: single\ntriggers:\n- kind: interval\n  every: 5s\n  enabled: false\n")
+        self._project.agent("clerk", _agent(f"{self._project.module('noting')}:check"))
+        self._project.task("many_orders", _BATCH.replace("PACKAGE", self._project.package), agent="clerk")
         self.workspace = root / "workspace.yaml"
         self.location: dict[str, Any] = {}
         self._port = _free_port()

@@ -2,7 +2,7 @@ from typing import Any
 
 from agent_pipelines.core.invocation import Origin
 from agent_pipelines.engine.launch import Launch, launch_of, tag
-from agent_pipelines.engine.tick import REPAIR, Tick
+from agent_pipelines.engine.tick import REPAIR, SHARD, Tick
 
 
 def tick(**values: Any) -> Tick:
@@ -53,3 +53,16 @@ def test_a_repair_asks_for_the_invocation_of_another_tick() -> None:
     repair = tick(trigger=REPAIR, occurrence="x", inputs={"launch": wanted.model_dump(mode="json"), "resumptions": 0})
     job, launch, tags = launch_of(repair)
     assert (job, launch, tags) == ("app__report", wanted, {tag(REPAIR): "x"})
+
+
+def test_a_shard_asks_for_a_job_and_a_partition_of_its_own() -> None:
+    run = {"job": "app__report__shards", "tags": {"dagster/partition": "b-0003"}}
+    shard = tick(trigger=SHARD, occurrence="b/3", inputs={"run": run})
+    job, launch, tags = launch_of(shard)
+    assert (job, tags) == ("app__report__shards", {"dagster/partition": "b-0003"})
+    assert (launch.task, launch.trigger, launch.occurrence) == ("app/report", SHARD, "b/3")
+
+
+def test_what_only_a_batch_may_ask_for_is_not_read_from_other_ticks() -> None:
+    job, _, tags = launch_of(tick(inputs={"run": {"job": "other", "tags": {"x": "y"}}}))
+    assert (job, tags) == ("app__report", {})

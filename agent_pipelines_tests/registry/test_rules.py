@@ -27,6 +27,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"triggers": [{"kind": "asset", "asset": "sales/order"}]}, "triggers[0].asset", "Did you mean `sales/orders`?"),
     ({"triggers": [{"kind": "asset", "asset": "inbox/other"}]}, "triggers[0].asset", "Write a trigger of kind `after`"),
     ({"dependencies": ["reports/digets"]}, "dependencies[0]", "Did you mean `reports/digest`?"),
+    ({"batch": {"items": {"file": "x.csv"}}}, "batch", "a registered task has not"),
     ({"lane": "run"}, "lane", "a registered task shares runs with others"),
     ({"pool": "models"}, "pool", "registered tasks share runs"),
     ({"triggers": [every_minute(name="repair")]}, "triggers[0].name", "the name `repair` is kept for the ticks of repairs"),

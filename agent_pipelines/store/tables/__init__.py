@@ -2,6 +2,7 @@
 
 from agent_pipelines.store.tables.audit import audit
 from agent_pipelines.store.tables.base import metadata
+from agent_pipelines.store.tables.batches import batch_shards, batches, item_versions
 from agent_pipelines.store.tables.bursts import bursts, daemons
 from agent_pipelines.store.tables.effects import effects
 from agent_pipelines.store.tables.executions import attempts, events, execution_texts, executions, outbox, spans, task_specs
@@ -29,6 +30,8 @@ __all__ = [
     "agent_outages",
     "attempts",
     "audit",
+    "batch_shards",
+    "batches",
     "bursts",
     "daemons",
     "effects",
@@ -39,6 +42,7 @@ __all__ = [
     "flow_turn",
     "human_tasks",
     "inbox",
+    "item_versions",
     "limits",
     "metadata",
     "node_breakers",

@@ -1,0 +1,1 @@
+"""Large work: split into shards, worked on by many runs, merged in order."""
