@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from agent_pipelines.core.clock import Clock
+from agent_pipelines.ledger.batch_results import BatchResults
 from agent_pipelines.ledger.batches import Batches
 from agent_pipelines.ledger.executions import Executions
 from agent_pipelines.ledger.item_versions import ItemVersions
@@ -22,9 +23,19 @@ class Ledger:
     spans: Spans
     outbox: Outbox
     batches: Batches
+    batch_results: BatchResults
     item_versions: ItemVersions
 
     @classmethod
     def of(cls, clock: Clock) -> "Ledger":
         """The nouns over one clock."""
-        return cls(TaskSpecs(clock), Executions(clock), Journal(), Spans(), Outbox(clock), Batches(clock), ItemVersions(clock))
+        return cls(
+            TaskSpecs(clock),
+            Executions(clock),
+            Journal(),
+            Spans(),
+            Outbox(clock),
+            Batches(clock),
+            BatchResults(),
+            ItemVersions(clock),
+        )
