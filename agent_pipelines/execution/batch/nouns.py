@@ -7,6 +7,7 @@ from agent_pipelines.context.composer import Composer
 from agent_pipelines.core.clock import Clock
 from agent_pipelines.engine.inbox import Inbox
 from agent_pipelines.engine.ticks import Ticks
+from agent_pipelines.execution.batch.spread import SpreadingRouter
 from agent_pipelines.execution.route import Router
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.store.database import Database
@@ -22,5 +23,5 @@ class BatchNouns:
     ticks: Ticks
     inbox: Inbox
     composer: Composer
-    router: Router = field(default_factory=Router)
+    router: Router = field(default_factory=SpreadingRouter)
     directory: Path = Path()
