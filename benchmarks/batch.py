@@ -7,8 +7,8 @@ are runs, so they are processes in real life too. Beside it, in the same run, as
 same limit and keep nothing. The agent is an HTTP endpoint on loopback in a process of its own. All processes are started, and
 have asked once, before anything is measured. CPU is that of our processes, by the number of items; PostgreSQL's is apart.
 *Nodes*: 1,000 items on four stub nodes that take eight requests at once each, against the same on one of them. *Memory*: a
-process that splits a file of 1,000,000 items, and one that works on its last shard, against a file of 10,000; the largest resident
-memory of both. SQLite. Prints a table, and as last line one JSON object.
+process that splits a file of 1,000,000 items, and one that works on its last shard, against a file of 10,000; the largest
+resident memory of both. SQLite. Prints a table, and as last line one JSON object.
 """
 
 import argparse

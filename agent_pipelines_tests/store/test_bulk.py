@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from agent_pipelines.store.bulk import bundled, insert_rows, update_rows, upsert_rows, upsert_rows_of
+from agent_pipelines.store.bulk import bundled, insert_missing, insert_rows, update_rows, upsert_rows, upsert_rows_of
 from agent_pipelines.store.database import Database
 from agent_pipelines.store.tables.base import Json, Number
 
@@ -100,3 +100,9 @@ def test_a_bundle_that_breaks_leaves_nothing_behind(database: Database) -> None:
         assert _all(connection) == []
         insert_rows(connection, things, _rows(VALUES[:1]))
         assert len(_all(connection)) == 1
+
+
+def test_rows_that_are_there_already_are_left_alone(connection: sa.Connection) -> None:
+    insert_rows(connection, things, _rows(VALUES[:1]))
+    insert_missing(connection, things, _rows([("a", 9, None, None), ("n", 8, None, None)]))
+    assert _all(connection) == [VALUES[0], ("n", 8, None, None)]

@@ -10,7 +10,7 @@ import pytest
 
 from agent_pipelines.core.batch import BatchStatus, ShardStatus
 from agent_pipelines.core.clock import ManualClock
-from agent_pipelines.core.errors import IllegalTransition
+from agent_pipelines.core.errors import IllegalTransition, StorageError
 from agent_pipelines.core.event import AgentEvent, Final
 from agent_pipelines.core.execution import RunRef, Status
 from agent_pipelines.core.ids import new_id
@@ -437,6 +437,63 @@ def test_a_batch_of_nothing_is_merged_to_nothing(batching: Batching) -> None:
     with batching.hub.database.reading() as connection:
         assert [each.id for each in batching.hub.ledger.batches.to_merge(connection)] == [split.batch.id]
     assert batching.merge(spec(), split.batch.id).output == []
+
+
+def test_a_commit_whose_answer_is_lost_is_not_done_twice(batching: Batching, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(batching.directory, [f"say {number}" for number in range(10)])
+    task = spec()
+    split = batching.split(task)
+    assert split.batch is not None
+    write_once, groups = batching.hub.database.write, [0]
+
+    async def losing(operation: Any) -> Any:
+        result = await write_once(operation)
+        if "GroupWriter" in operation.__qualname__:
+            groups[0] += 1
+            if groups[0] % 2:
+                raise StorageError("the connection broke off after the commit")
+        return result
+
+    monkeypatch.setattr(batching.hub.database, "write", losing)
+    shard = batching.work(task, split.batch.id).shard
+    assert shard is not None
+    assert (shard.status, shard.done, shard.failed, shard.tokens) == (ShardStatus.SUCCEEDED, 10, 0, 40)
+    assert all(count == 1 for count in Counter(batching.echo.asked).values())
+
+
+def test_a_merge_that_broke_off_is_done_by_another_run(batching: Batching) -> None:
+    write(batching.directory, ["a", "b"])
+    task = spec()
+    split = batching.split(task)
+    assert split.batch is not None
+    batching.work_all(task, split)
+    hub = batching.hub
+    with hub.database.transaction() as connection:
+        hub.ledger.batches.begin_merge(connection, split.batch.id)
+        hub.executions.take_up(connection, split.execution.id, RunRef(run_id="dies"))
+        assert hub.executions.close_lost(connection, split.execution.id, "the process is gone")
+    assert batching.merge(task, split.batch.id).output == ["a", "b"]
+    with pytest.raises(IllegalTransition):
+        batching.merge(task, split.batch.id)
+
+
+def test_one_item_that_somebody_cancels_stops_and_counts_as_failed(batching: Batching) -> None:
+    write(batching.directory, ["a", "hang", "b"])
+    task = spec()
+    split = batching.split(task)
+    assert split.batch is not None
+    batch_id, hub = split.batch.id, batching.hub
+
+    async def cancelled() -> Any:
+        working = asyncio.ensure_future(batching.worker(task).work(batch_id, 0))
+        await batching.echo.hanging.wait()
+        (hung,) = [each for each in await asyncio.to_thread(batching.results, batch_id) if each.item == "i1"]
+        assert await hub.database.write(lambda connection: hub.executions.cancel(connection, hung.execution_id, "stop it"))
+        return await working
+
+    shard = asyncio.run(cancelled()).shard
+    assert (shard.status, shard.done, shard.failed) == (ShardStatus.SUCCEEDED, 2, 1)
+    assert batching.statuses(batch_id) == {"succeeded": 2, "cancelled": 1}
 
 
 def test_a_split_that_broke_off_is_split_anew(batching: Batching) -> None:
