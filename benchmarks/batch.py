@@ -158,7 +158,7 @@ def measure_speed(
 def measure_nodes(directory: Path, url: str, items: int) -> Nodes:
     """Time one batch on one node, then another on four; what is in flight is enough to keep all of them busy."""
     write_items(directory, items)
-    spec = task(in_flight=8 * CAPACITY, shard_size=items)
+    spec = task(in_flight=16 * CAPACITY, shard_size=items)
     seconds: list[float] = []
     for count in (1, 4):
         with ExitStack() as stack:

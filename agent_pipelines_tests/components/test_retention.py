@@ -49,7 +49,7 @@ def test_sixty_days_are_kept_and_nothing_older(database: Database, clock: Manual
         clock.time = start + day * DAY
         _execute(hub, clock, item)
     removed = forget(hub, gateway, record_days=60, dagster_run_days=60)
-    assert removed == {"executions": 1, "ticks": 1, "events": 1, "bursts": 0, "outbox": 1, "dagster_runs": 0}
+    assert removed == {"executions": 1, "ticks": 1, "events": 1, "bursts": 0, "batches": 0, "outbox": 1, "dagster_runs": 0}
     counts = _counts(database)
     assert {counts[name] for name in ("executions", "ticks", "inbox", "outbox", "attempts", "execution_texts")} == {2}
     with database.reading() as connection:
