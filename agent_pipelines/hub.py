@@ -186,7 +186,16 @@ class Hub:
 
     @cached_property
     def batch_nouns(self) -> BatchNouns:
-        return BatchNouns(self.database, self.clock, self.ledger, self.ticks, self.inbox, self.composer)
+        return BatchNouns(
+            self.database,
+            self.clock,
+            self.ledger,
+            self.ticks,
+            self.inbox,
+            self.composer,
+            self.runner.router,
+            self.runner.attempting,
+        )
 
     @property
     def batches(self) -> Batches:

@@ -42,6 +42,7 @@ FOREIGN = {
     "typer": {"cli"},
     "rich": {"cli"},
     "jinja2": {"context/templates.py"},
+    "pyarrow": {"execution/batch/sources.py"},
     "genai_prices": {"execution/pricing.py"},
     "cronsim": {"core/trigger.py", "core/wall_times.py"},
     "holidays": {"core/calendar.py"},

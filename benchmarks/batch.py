@@ -4,10 +4,11 @@
 
 *Speed*: a batch, split before, is worked on by processes that share `--in-flight`, with the whole record on PostgreSQL; shards
 are runs, so they are processes in real life too. Beside it, in the same run, asyncio and aiohttp send as many requests with the
-same limit and keep nothing. The agent is an HTTP endpoint on loopback in a process of its own. All processes are started, and have
-asked once, before anything is measured. CPU is that of our processes, by the number of items; PostgreSQL's is told apart. *Nodes*: 1,000 items on four stub nodes that take eight requests at once each,
-against the same on one of them. *Memory*: a process that splits a file of 1,000,000 items, and one that works on its last shard,
-against a file of 10,000; the largest resident memory of both. SQLite. Prints a table, and as last line one JSON object.
+same limit and keep nothing. The agent is an HTTP endpoint on loopback in a process of its own. All processes are started, and
+have asked once, before anything is measured. CPU is that of our processes, by the number of items; PostgreSQL's is apart.
+*Nodes*: 1,000 items on four stub nodes that take eight requests at once each, against the same on one of them. *Memory*: a
+process that splits a file of 1,000,000 items, and one that works on its last shard, against a file of 10,000; the largest
+resident memory of both. SQLite. Prints a table, and as last line one JSON object.
 """
 
 import argparse
@@ -155,9 +156,9 @@ def measure_speed(
 
 
 def measure_nodes(directory: Path, url: str, items: int) -> Nodes:
-    """Time one batch on one node, then another on four; what is in flight is enough to fill all of them."""
+    """Time one batch on one node, then another on four; what is in flight is enough to keep all of them busy."""
     write_items(directory, items)
-    spec = task(in_flight=4 * CAPACITY, shard_size=items)
+    spec = task(in_flight=16 * CAPACITY, shard_size=items)
     seconds: list[float] = []
     for count in (1, 4):
         with ExitStack() as stack:

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from agent_pipelines.core.batch import BatchSpec, ItemsSpec
 from agent_pipelines.core.calendar import Calendar
 from agent_pipelines.core.duration import Duration
 from agent_pipelines.core.task import (
@@ -52,6 +53,8 @@ PARTS: tuple[type[BaseModel], ...] = (
     CacheSpec,
     Budget,
     ServiceLevel,
+    BatchSpec,
+    ItemsSpec,
 )
 TRIGGERS: tuple[type[TriggerBase], ...] = (Cron, Interval, At, Event, AssetUpdate, After)
 
@@ -59,6 +62,7 @@ _PATTERNS = {
     r"^[a-z][a-z0-9_]*$": "name",
     r"^([a-z][a-z0-9_]*)?$": "name",
     r"^[\w.]+:\w+$": "`module:function`",
+    r"^(concat|[\w.]+:\w+)$": "`concat` or `module:function`",
     r"^[\w.]+:[\w.]+$": "`module:function`",
 }
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "yes or no", date: "date", Duration: "duration"}

@@ -36,6 +36,7 @@ def forget(hub: Hub, gateway: DagsterGateway, *, record_days: int, dagster_run_d
         "events": lambda c: hub.inbox.forget(c, received_before=before, limit=_BATCH),
         "effects": lambda c: hub.ledger.effects.forget(c, ended_before=before, limit=_BATCH),
         "bursts": lambda c: hub.bursts.forget(c, launched_before=before, limit=_BATCH),
+        "batches": lambda c: hub.ledger.batches.forget(c, created_before=before, limit=_BATCH),
         "outbox": lambda c: hub.ledger.outbox.forget(c, created_before=before, limit=_BATCH),
     }
     removed = {kind: _in_batches(hub, removal) for kind, removal in removals.items()}

@@ -63,10 +63,10 @@ class Runner:
         self._admitter = Admitter(database, clock, ledger, ticks)
         self._composing = Composing(database, clock, ledger, composer, ticks)
         self._flow = flow
-        self._router = Router(Placement(database, clock, fleet, FleetAlerts(fleet, ledger.outbox)), flow)
+        self.router = Router(Placement(database, clock, fleet, FleetAlerts(fleet, ledger.outbox)), flow)
         url = database.url.render_as_string(hide_password=False)
-        attempting = Attempting(clock, url, effects_of, flow)
-        self._invoker = Invoker(database, clock, ledger, self._router, attempting, human_tasks, self._composing)
+        self.attempting = Attempting(clock, url, effects_of, flow)
+        self._invoker = Invoker(database, clock, ledger, self.router, self.attempting, human_tasks, self._composing)
         self._settler = Settler(database, clock, ledger, inbox, composer)
         self._degrading = Degrading(database, clock, ledger, ticks, human_tasks, self._settler)
 
@@ -177,7 +177,7 @@ class Runner:
             outcome, last_attempt = await self._invoker.invoke(work)
             ended = outcome
         finally:
-            await self._router.leave(work, ended)
+            await self.router.leave(work, ended)
         if isinstance(outcome, Waiting):
             return await self._settler.wait(work, last_attempt)
         if isinstance(outcome, Success):
@@ -188,7 +188,7 @@ class Runner:
         """The place of the first attempt, at a fallback if the agent of the task has none."""
         while True:
             try:
-                return await self._router.choose(work)
+                return await self.router.choose(work)
             except ExecutionFailed as error:
                 fallback = work.following(error.error_class)
                 if fallback is None:

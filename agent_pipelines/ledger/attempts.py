@@ -12,7 +12,7 @@ from agent_pipelines.core.event import Usage
 from agent_pipelines.ledger.items import BegunAttempt, BegunItem, EndedAttempt
 from agent_pipelines.ledger.recordable import error_columns
 from agent_pipelines.ledger.stored import StoredAttempt
-from agent_pipelines.store.bulk import insert_rows, update_rows
+from agent_pipelines.store.bulk import insert_missing, update_rows
 from agent_pipelines.store.conditions import equal
 from agent_pipelines.store.tables import attempts, executions
 from agent_pipelines.store.window import Window
@@ -145,7 +145,7 @@ class Attempts:
             for each in begun
             if each.is_asked
         ]
-        insert_rows(connection, attempts, rows)
+        insert_missing(connection, attempts, rows)
 
     def finish_many(self, connection: sa.Connection, ended: Sequence[EndedAttempt]) -> None:
         """Record how tries of several executions ended; those that have ended before keep their end."""

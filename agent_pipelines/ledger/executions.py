@@ -24,7 +24,7 @@ from agent_pipelines.ledger.recordable import error_columns, recordable, recorda
 from agent_pipelines.ledger.specs import TaskSpecs
 from agent_pipelines.ledger.stored import StoredExecution
 from agent_pipelines.ledger.waits import StoredWait, Waits
-from agent_pipelines.store.bulk import insert_rows, update_rows, upsert_rows_of
+from agent_pipelines.store.bulk import insert_missing, update_rows, upsert_rows_of
 from agent_pipelines.store.conditions import equal, within
 from agent_pipelines.store.insertion import insert_new
 from agent_pipelines.store.tables import execution_texts, executions
@@ -285,12 +285,12 @@ class Executions:
         return self._update(connection, _WAIT, execution_id, of_run=run_id, status=str(Status.WAITING))
 
     def take_up(self, connection: sa.Connection, execution_id: str, run: RunRef) -> StoredExecution:
-        """Have a run go on with an execution that waits, or that runs in a process that is gone.
+        """Have a run go on with an execution that waits, or whose process is gone, which may have closed it as failed.
 
-        Raises IllegalTransition if it has ended.
+        Raises IllegalTransition if it has ended otherwise.
         """
         stored = self._first(connection, executions.c.id == execution_id, lock=True)
-        if stored is None or stored.status not in (Status.RUNNING, Status.WAITING):
+        if stored is None or stored.status not in (Status.RUNNING, Status.WAITING, Status.FAILED):
             raise IllegalTransition(f"execution {execution_id} cannot be taken up: it has ended")
         return self._resume(connection, stored, run, None)
 
@@ -304,7 +304,7 @@ class Executions:
     def admit_items(self, connection: sa.Connection, of: ItemsOf, begun: Sequence[BegunItem]) -> None:
         """Admit items of a shard and begin their first attempts.
 
-        None of them has an execution yet: the caller has looked, and holds the shard.
+        None of them has another execution: the caller has looked, and holds the shard. What is admitted already stays as it is.
         """
         common = {
             "workspace": of.base.workspace,
@@ -344,7 +344,7 @@ class Executions:
             }
             for each in begun
         ]
-        insert_rows(connection, executions, rows)
+        insert_missing(connection, executions, rows)
         self.attempts.start_many(connection, begun, run_id=of.run.run_id)
 
     def resume_items(self, connection: sa.Connection, of: ItemsOf, begun: Sequence[BegunItem]) -> None:
@@ -436,12 +436,12 @@ class Executions:
         ]
 
     def tally_of_shard(self, connection: sa.Connection, batch_id: str, shard: int) -> Tally:
-        """What the items of a shard have come to, by their executions; without those that were skipped."""
+        """What the items of a shard have come to, by their executions: cancelled ones have failed, skipped ones have none."""
         c = executions.c
         tokens = sa.func.coalesce(c.input_tokens, 0) + sa.func.coalesce(c.output_tokens, 0)
         sums = (
             sa.func.count(sa.case((c.status == str(Status.SUCCEEDED), 1))),
-            sa.func.count(sa.case((c.status == str(Status.FAILED), 1))),
+            sa.func.count(sa.case((c.status.in_([str(Status.FAILED), str(Status.CANCELLED)]), 1))),
             sa.func.coalesce(sa.func.sum(c.cost_usd), 0.0),
             sa.func.coalesce(sa.func.sum(tokens), 0),
         )

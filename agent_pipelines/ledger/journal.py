@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.errors import AgentPipelinesError
 from agent_pipelines.core.event import Text
-from agent_pipelines.store.bulk import insert_rows
+from agent_pipelines.store.bulk import insert_missing
 from agent_pipelines.store.insertion import insert_all, insert_new
 from agent_pipelines.store.tables import events, executions
 from agent_pipelines.store.window import Window
@@ -51,7 +51,7 @@ class Journal:
 
     def append_many(self, connection: sa.Connection, entries: Sequence[tuple[str, Entry]]) -> None:
         """Add entries of several executions that no other process writes to; the caller numbers them."""
-        insert_rows(connection, events, [{"execution_id": of, **vars(entry)} for of, entry in entries])
+        insert_missing(connection, events, [{"execution_id": of, **vars(entry)} for of, entry in entries])
 
     def last_seqs(self, connection: sa.Connection, execution_ids: Sequence[str]) -> dict[str, int]:
         """The number of the newest entry of each execution that has any."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from agent_pipelines.core.clock import Clock
+from agent_pipelines.ledger.batch_results import BatchResults
 from agent_pipelines.ledger.batches import Batches
 from agent_pipelines.ledger.effects import Effects
 from agent_pipelines.ledger.executions import Executions
@@ -26,6 +27,7 @@ class Ledger:
     effects: Effects
     results: ResultCache
     batches: Batches
+    batch_results: BatchResults
     item_versions: ItemVersions
 
     @classmethod
@@ -40,5 +42,6 @@ class Ledger:
             Effects(clock),
             ResultCache(clock),
             Batches(clock),
+            BatchResults(),
             ItemVersions(clock),
         )

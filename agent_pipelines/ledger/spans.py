@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from agent_pipelines.core.clock import Microseconds
-from agent_pipelines.store.bulk import insert_rows
+from agent_pipelines.store.bulk import insert_missing
 from agent_pipelines.store.insertion import insert_all
 from agent_pipelines.store.tables import spans
 
@@ -92,7 +92,7 @@ class Spans:
 
     def append_many(self, connection: sa.Connection, new: Sequence[tuple[str, Span]]) -> None:
         """Record finished spans of several executions."""
-        insert_rows(connection, spans, [{"execution_id": of, **vars(span)} for of, span in new])
+        insert_missing(connection, spans, [{"execution_id": of, **vars(span)} for of, span in new])
 
     def read(self, connection: sa.Connection, execution_id: str) -> Sequence[Span]:
         """The spans of an execution by their start."""

@@ -21,6 +21,7 @@ from agent_pipelines.core.secrets import redactor
 from agent_pipelines.runtimes.base import RuntimeConfig
 from agent_pipelines.runtimes.excerpt import excerpt
 
+_ADDRESSES = 64  # of paths that are kept; where a path has an id in it there are any number
 _CREDENTIAL_HEADERS = ("authorization", "proxy-authorization", "cookie", "api-key", "x-api-key", "x-goog-api-key")
 
 
@@ -73,6 +74,7 @@ class Http:
         self._base = httpx.URL(config.base_url)
         self._injected = client
         self._clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
+        self._addresses: dict[str, tuple[httpx.URL, str]] = {}
 
     @asynccontextmanager
     async def open(
@@ -82,8 +84,7 @@ class Http:
 
         Raises RuntimeFailure for every other answer, and for what breaks while the body is read inside the block.
         """
-        url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
-        where = f"{url.netloc.decode()}{url.path}"
+        url, where = self._address(path)
         try:
             async with self._client().stream(
                 method, url, json=json, headers={**self._config.headers, **(headers or {})}
@@ -101,6 +102,15 @@ class Http:
         client = self._clients.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.aclose()
+
+    def _address(self, path: str) -> tuple[httpx.URL, str]:
+        """The address of a path, and how errors name it; httpx takes a tenth of a request to put one together."""
+        if path not in self._addresses:
+            if len(self._addresses) >= _ADDRESSES:
+                self._addresses.clear()
+            url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
+            self._addresses[path] = (url, f"{url.netloc.decode()}{url.path}")
+        return self._addresses[path]
 
     def _client(self) -> httpx.AsyncClient:
         if self._injected is not None:

@@ -42,6 +42,12 @@ def insert_rows(connection: sa.Connection, table: sa.Table, rows: Rows) -> None:
         _run(connection, _insert(table, tuple(rows[0]), connection.dialect.name), rows)
 
 
+def insert_missing(connection: sa.Connection, table: sa.Table, rows: Rows) -> None:
+    """Insert rows but for those that a unique key refuses, as when a commit was done though its answer was lost."""
+    if rows:
+        _run(connection, _insert(table, tuple(rows[0]), connection.dialect.name, "ON CONFLICT DO NOTHING"), rows)
+
+
 def upsert_rows(connection: sa.Connection, table: sa.Table, rows: Rows, *, keys: Sequence[str]) -> None:
     """Insert rows; those whose keys are there already are replaced. No two rows may have the same keys."""
     if rows:

@@ -5,6 +5,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
+from agent_pipelines.core.batch import BATCH_TRANSITIONS, SHARD_TRANSITIONS
 from agent_pipelines.core.errors import StorageError
 from agent_pipelines.core.execution import TRANSITIONS
 from agent_pipelines.store.database import Database
@@ -77,3 +78,11 @@ def test_the_transitions_of_the_database_are_those_of_the_code() -> None:
     assert {str(old): {str(status) for status in new} for old, new in TRANSITIONS.items() if new} == {
         old: set(new) for old, new in migration.LEGAL.items()
     }
+
+
+def test_the_transitions_of_batches_are_those_of_the_code() -> None:
+    migration = __import__(f"{versions}.0011_batches", fromlist=["LEGAL"])
+    for table, transitions in (("batches", BATCH_TRANSITIONS), ("batch_shards", SHARD_TRANSITIONS)):
+        assert {str(old): {str(status) for status in new} for old, new in transitions.items() if new} == {
+            old: set(new) for old, new in migration.LEGAL[table].items()
+        }

@@ -1,10 +1,12 @@
 """Recording what an attempt of an item does, in the groups of its shard."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agent_pipelines.execution.batch.writer import GroupWriter
 from agent_pipelines.execution.recorder import Recorder
 from agent_pipelines.ledger.journal import Entry
+from agent_pipelines.store.database import Connection
 
 
 @dataclass
@@ -18,7 +20,7 @@ class ItemRecorder(Recorder):
         """Hold what is still buffered."""
         self.held += self._drain()
 
-    async def _append(self, entries: list[Entry]) -> None:
+    async def _append(self, entries: list[Entry], along: Callable[[Connection], None] | None = None) -> None:
         if self.final is not None:
             self.held += entries
         elif entries:

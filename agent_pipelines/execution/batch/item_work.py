@@ -26,7 +26,7 @@ from agent_pipelines.execution.batch.writer import GroupWriter, ShardLost
 from agent_pipelines.execution.checks import Check
 from agent_pipelines.execution.pricing import price
 from agent_pipelines.execution.retry import Decision, decide
-from agent_pipelines.execution.work import Failure, Success, Work
+from agent_pipelines.execution.work import Failure, Success, Waiting, Work
 from agent_pipelines.ledger.items import BegunAttempt, BegunItem, EndedAttempt, EndedItem, ItemsOf, Standing
 from agent_pipelines.ledger.recordable import recordable
 from agent_pipelines.ledger.spans import Trace, new_span_id, new_trace_id
@@ -164,7 +164,9 @@ class ItemWorker:
     async def _ask(self, work: Work, recorder: ItemRecorder, slot: Slot) -> Success | Failure:
         await slot.take()
         try:
-            return await self.attempting.attempt(work, recorder)
+            outcome = await self.attempting.attempt(work, recorder)
+            assert not isinstance(outcome, Waiting)  # an item is a part of a run, which waits for it
+            return outcome
         finally:
             slot.leave()
 

@@ -14,7 +14,7 @@ from agent_pipelines.core.execution import ExecutionResult, RunRef, Status
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.execution.batch.nouns import BatchNouns
 from agent_pipelines.execution.batch.sources import load_function
-from agent_pipelines.ledger.batch_results import BatchResults, ItemResult
+from agent_pipelines.ledger.batch_results import ItemResult
 from agent_pipelines.ledger.batches import Batch
 from agent_pipelines.ledger.stored import StoredExecution
 from agent_pipelines.store.database import Connection
@@ -28,7 +28,6 @@ class Merger:
 
     def __init__(self, nouns: BatchNouns) -> None:
         self._nouns = nouns
-        self._results = BatchResults()
 
     async def merge(self, batch_id: str, spec: TaskSpec, *, run: RunRef) -> ExecutionResult:
         """Merge the results of a batch whose shards have all ended, and end it and its execution.
@@ -51,7 +50,7 @@ class Merger:
         after = -1
         while True:
             with self._nouns.database.reading() as connection:
-                page = self._results.page(connection, batch_id, after=after, limit=_PAGE)
+                page = self._nouns.ledger.batch_results.page(connection, batch_id, after=after, limit=_PAGE)
             yield from page
             if len(page) < _PAGE:
                 return

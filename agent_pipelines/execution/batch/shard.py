@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from agent_pipelines.core.batch import ShardStatus
 from agent_pipelines.core.errors import AgentPipelinesError, StorageError
-from agent_pipelines.core.execution import RunRef
+from agent_pipelines.core.execution import RunRef, Status
 from agent_pipelines.core.task import TaskSpec
-from agent_pipelines.execution.attempt import Attempting
 from agent_pipelines.execution.batch.feed import Fed, Feed, is_final
 from agent_pipelines.execution.batch.item_work import Earlier, ItemWorker
 from agent_pipelines.execution.batch.nouns import BatchNouns
@@ -83,15 +82,14 @@ class ShardWorker:
         if found is None:
             return ShardOutcome(None)
         try:
-            reason = await self._carry(found)
+            reason, skipped = await self._carry(found)
         except asyncio.CancelledError:
             await asyncio.shield(self._give_back(batch_id, number, "the run was cancelled"))
             raise
         except ShardLost:
             return ShardOutcome(await database.read(lambda c: batches.shard(c, batch_id, number)))
         status = ShardStatus.SUCCEEDED if reason is None else ShardStatus.FAILED
-        run_id = self._run.run_id
-        await database.write(lambda c: batches.end_shard(c, batch_id, number, run_id, status, reason=reason))
+        await database.write(lambda connection: self._end(connection, found, status, reason, skipped))
         return ShardOutcome(await database.read(lambda c: batches.shard(c, batch_id, number)))
 
     def _claim(self, connection: Connection, batch_id: str, number: int) -> _Found | None:
@@ -112,13 +110,23 @@ class ShardWorker:
         earlier = {each.id: Earlier.of(each, spent, seqs) for each in again}
         tally = ledger.executions.tally_of_shard(connection, batch_id, number)
         # A failure that is to be done again is none any more.
-        failed = tally.failed - sum(each.status == "failed" for each in again)
+        failed = tally.failed - sum(each.status in (Status.FAILED, Status.CANCELLED) for each in again)
         tally = tally.model_copy(update={"failed": failed})
         ledger.batches.beat(connection, batch_id, number, run.run_id, tally)
         return _Found(batch, shard, standings, earlier, tally)
 
-    async def _carry(self, found: _Found) -> str | None:
-        """Work on all items; returns why that could not be done, if it could not."""
+    def _end(self, connection: Connection, found: _Found, status: ShardStatus, reason: str | None, skipped: int) -> None:
+        ledger, run_id = self._nouns.ledger, self._run.run_id
+        batch_id, number = found.batch.id, found.shard.number
+        if ledger.batches.hold(connection, batch_id, number, run_id):
+            # By the executions, once more: of a group whose commit was answered late the running count may not know.
+            tally = ledger.executions.tally_of_shard(connection, batch_id, number)
+            tally = tally.model_copy(update={"skipped": skipped})
+            ledger.batches.beat(connection, batch_id, number, run_id, tally)
+            ledger.batches.end_shard(connection, batch_id, number, run_id, status, reason=reason)
+
+    async def _carry(self, found: _Found) -> tuple[str | None, int]:
+        """Work on all items; returns why that could not be done, if it could not, and how many were skipped."""
         assert self._spec.batch is not None
         in_flight: dict[str, asyncio.Task[None]] = {}
         slots = Slots(self._spec.batch.in_flight)
@@ -145,7 +153,7 @@ class ShardWorker:
             await asyncio.wait((writing,))
         if (error := writing.exception()) is not None:
             raise error
-        return feeding.result()
+        return feeding.result(), writer.tally.skipped
 
     async def _item_worker(self, found: _Found, of: ItemsOf, writer: GroupWriter) -> ItemWorker:
         parent_id, composer, spec = found.batch.execution_id, self._nouns.composer, self._spec
@@ -153,9 +161,18 @@ class ShardWorker:
             lambda c: (self._nouns.ledger.executions.get(c, parent_id), composer.pinned(c, found.batch.invocation, spec))
         )
         assert parent is not None
-        attempting = Attempting(self._nouns.clock)
         return ItemWorker(
-            self._nouns, of, spec, self._agent, self._agents, self._checks, parent, version, writer, attempting, found.earlier
+            self._nouns,
+            of,
+            spec,
+            self._agent,
+            self._agents,
+            self._checks,
+            parent,
+            version,
+            writer,
+            self._nouns.attempting,
+            found.earlier,
         )
 
     async def _feed(

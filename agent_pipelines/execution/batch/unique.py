@@ -13,7 +13,7 @@ class UniqueKeys:
     def __init__(self) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="agent-pipelines-keys-")
         self._known = sqlite3.connect(Path(self._directory.name) / "keys.db", isolation_level=None, check_same_thread=False)
-        for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -4096"):
+        for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -1024"):
             self._known.execute(f"PRAGMA {pragma}")
         self._known.execute("CREATE TABLE keys (key TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID")
 
