@@ -79,6 +79,24 @@ def test_a_killed_worker_takes_its_runs_with_it_and_they_fail(hosts: Fleet) -> N
     assert hosts.launcher.check_run_worker_health(hosts.run(run_id)).status is WorkerStatus.SUCCESS
 
 
+def test_a_worker_that_is_asked_to_stop_finishes_its_runs_unless_it_is_asked_again(hosts: Fleet) -> None:
+    run_id = hosts.launch("waiting")
+    host, helper = hosts.host_of(run_id), helper_of(hosts, run_id)
+    worker = psutil.Process(host.pid)
+    worker.terminate()
+    hosts.until(lambda: "is asked to stop: 1 runs at hand are finished first" in host.log(), "it does not say that it stops")
+    worked = hosts.words(run_id)["works"]
+    hosts.until(lambda: hosts.words(run_id)["works"] > worked + 20, "it does not go on with its run")
+    worker.terminate()
+    assert hosts.ended(run_id) == "FAILURE"
+    assert "was asked to stop, and then to hurry" in hosts.messages(run_id)
+    hosts.until(lambda: is_gone(helper), "what the run has started lives on")
+    hosts.until(lambda: is_gone(worker.pid), "it does not end")
+    assert host.name not in {each.name for each in hosts.workers()}
+    others = [hosts.launch("short") for _ in range(4)]
+    assert {hosts.ended(each) for each in others} == {"SUCCESS"}
+
+
 def test_a_host_that_is_cut_off_kills_its_run_before_it_is_resumed_and_does_no_harm_when_it_is_back(hosts: Fleet) -> None:
     hosts.allow_resume(1)
     try:
