@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import dagster as dg
 import httpx
 import psutil
 import pytest
+from dagster import DagsterInstance, DagsterRunStatus
+from dagster._core.code_pointer import FileCodePointer
+from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 
 from agent_pipelines.core.clock import SystemClock
 from agent_pipelines.core.errors import StorageError
@@ -182,6 +186,45 @@ def test_nothing_outlives_up_and_the_next_one_is_not_kept_out(up: Up) -> None:
     assert up.left() == []
 
 
+_WAITING = """
+import time
+import dagster as dg
+
+
+@dg.op
+def work() -> None:
+    time.sleep(300)
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def waiting() -> None:
+    work()
+
+
+defs = dg.Definitions(jobs=[waiting])
+"""
+
+
+def launch_waiting(instance: DagsterInstance, project: Path) -> str:
+    """Launch a run that lasts for five minutes; returns its id."""
+
+    @dg.op
+    def work() -> None: ...
+
+    @dg.job(executor_def=dg.in_process_executor)
+    def waiting() -> None:
+        work()
+
+    file = project / "waiting_of_test.py"
+    file.write_text(_WAITING)
+    origin = RepositoryPythonOrigin(sys.executable, FileCodePointer(str(file), "defs", str(project)))
+    run = instance.create_run_for_job(
+        waiting, status=DagsterRunStatus.NOT_STARTED, job_code_origin=JobPythonOrigin("waiting", origin)
+    )
+    instance.launch_run(run.run_id, workspace=None)  # type: ignore[arg-type]
+    return run.run_id
+
+
 _WITH_A_WORKER = """
 telemetry: {{enabled: false}}
 storage: {{postgres: {{postgres_url: "{postgres}"}}}}
@@ -214,8 +257,16 @@ def test_a_worker_is_kept_alive_if_the_settings_say_so(tmp_path: Path, postgres_
         after = up.service("worker 1")
         assert after is not None
         assert (after.restarts, after.exit_code) == (1, -signal.SIGKILL)
-        leading.send_signal(signal.SIGINT)
-        assert leading.wait(WAIT) == 0
+        with DagsterInstance.from_config(str(up.home)) as instance:
+            run_id = launch_waiting(instance, up.project)
+            started = DagsterRunStatus.STARTED
+            up.wait_until(lambda: (run := instance.get_run_by_id(run_id)) and run.status is started, "the run does not begin")
+            leading.send_signal(signal.SIGINT)
+            assert leading.wait(WAIT) == 0
+            run = instance.get_run_by_id(run_id)
+            assert run is not None
+            assert run.status is DagsterRunStatus.FAILURE
+            assert any("asked to stop, and then to hurry" in entry.message for entry in instance.all_logs(run_id))
         assert serving() == set()
         up.wait_until(lambda: up.left() == [], "something is left behind")
     finally:
