@@ -3,9 +3,11 @@
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -72,6 +74,13 @@ class PostgresServer:
         processes = [psutil.Process(self.pid), *psutil.Process(self.pid).children()]
         processes[0].kill()
         psutil.wait_procs(processes, timeout=60)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all of its processes: a suspended server keeps its connections and answers nobody."""
+        server = psutil.Process(self.pid)
+        for process in (server, *server.children()):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def _executable(self, install: Path) -> Path:
         # The package may lie below a directory that the other user cannot enter: then the binaries are copied.

@@ -19,7 +19,10 @@ def up(
     host: Annotated[str, typer.Option(help="Address that the web UI listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the web UI.")] = 3000,
 ) -> None:
-    """Start web UI, daemon and code server of a project, and restart them if they die; Ctrl-C stops them."""
+    """Start web UI, daemon and code server of a project, and restart them if they die; Ctrl-C stops them.
+
+    With `local_workers` of `ClaimingCeleryRunLauncher` in dagster.yaml also workers: runs at hand get twelve seconds to end.
+    """
     project = project.resolve()
     configured = os.environ.get("DAGSTER_HOME")
     home = prepare_home(project, Path(configured) if configured else project / ".dagster_home")

@@ -1,9 +1,10 @@
-"""How the code servers of a workspace are started.
+"""How the code servers of a workspace are started, and how many workers beside them.
 
     python -m agent_pipelines.engine.code_servers DIRECTORY [--workspace FILE]
 
-Writes into the directory `workspace.yaml`, by which web server and daemon reach them, and `code_servers.json`: name, socket and
-command of each. It is a process of its own: the one that keeps them alive then has no Dagster in its memory.
+Writes into the directory `workspace.yaml`, by which web server and daemon reach them, `code_servers.json`: name, socket and
+command of each, and `workers.json`: the number of workers. It is a process of its own: the one that keeps them alive then has no
+Dagster in its memory.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from dagster._serdes import serialize_value
 
 
 def write_plan(instance: DagsterInstance, workspace: Path | None, directory: Path) -> None:
-    """Write both files. Code servers that somebody else starts are in the workspace file only."""
+    """Write the files. Code servers that somebody else starts are in the workspace file only."""
     target = PyProjectFileTarget("pyproject.toml") if workspace is None else WorkspaceFileTarget([str(workspace)])
     servers: list[dict[str, Any]] = []
     reached: list[dict[str, Any]] = []
@@ -40,6 +41,7 @@ def write_plan(instance: DagsterInstance, workspace: Path | None, directory: Pat
             reached.append({name: value for name, value in told.items() if value is not None})
     (directory / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [{"grpc_server": each} for each in reached]}))
     (directory / "code_servers.json").write_text(json.dumps(servers))
+    (directory / "workers.json").write_text(json.dumps(_local_workers(instance)))
 
 
 def _command(instance: DagsterInstance, origin: ManagedGrpcPythonEnvCodeLocationOrigin, socket: str) -> list[str]:
@@ -55,6 +57,15 @@ def _command(instance: DagsterInstance, origin: ManagedGrpcPythonEnvCodeLocation
         *("--location-name", origin.location_name),
         *target.get_cli_args(),
     ]
+
+
+def _local_workers(instance: DagsterInstance) -> int:
+    # As it stands in the settings: whether the launcher can be made of them, the daemon tells.
+    launcher = instance.get_ref().run_launcher_data
+    if launcher is None or not f"{launcher.module_name}.".startswith("agent_pipelines.engine.celery."):
+        return 0
+    number = (yaml.safe_load(launcher.config_yaml) or {}).get("local_workers", 0)
+    return number if isinstance(number, int) else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

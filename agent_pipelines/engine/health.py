@@ -166,8 +166,8 @@ def _of_stack(stack: StackState | None) -> Sequence[Process]:
     services = [
         Process(kind=each.name, host=stack.host, pid=each.pid, since_at=each.since_at, words=_restarts(each.restarts))
         for each in stack.services
-        # The daemon says more of itself than the stack says of it.
-        if each.pid is not None and each.is_alive and each.name != "daemon"
+        # Daemon and workers say more of themselves than the stack says of them.
+        if each.pid is not None and each.is_alive and each.name.partition(" ")[0] not in ("daemon", "worker")
     ]
     return [leading, *services]
 

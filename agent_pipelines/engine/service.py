@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 from agent_pipelines.engine.stack_state import ServiceState
@@ -52,10 +53,16 @@ class Service:
             _log.info("%s is process %d", self.name, self._process.pid)
         return self.state is not before
 
-    def ask_to_end(self) -> None:
-        """Send it SIGINT, as a terminal would."""
+    def ask_to_end(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Send it a signal, by default as a terminal would."""
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(number)
+
+    def wait(self, grace: float) -> None:
+        """Wait for its end, for at most `grace` seconds."""
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(grace)
 
     def end(self, grace: float) -> None:
         """Wait for its end; kill it after `grace` seconds."""

@@ -1,9 +1,10 @@
-"""The processes of one deployment on one machine: code servers, web server, daemon and poller, each started again when it dies.
+"""The processes of one deployment on one machine: code servers, web server, daemon, poller and workers, each kept alive.
 
     python -m agent_pipelines.engine.services --host 127.0.0.1 --port 3000 [--workspace FILE]
 
 Runs in the directory of a project, for the instance of DAGSTER_HOME. The web server and the daemon share the code servers, and
-begin when these have loaded. This process has no Dagster in its memory: it does nothing but start and wait.
+begin when these have loaded. Workers are started if `run_launcher.config.local_workers` of dagster.yaml says so. This process has
+no Dagster in its memory: it does nothing but start and wait.
 """
 
 import argparse
@@ -31,7 +32,8 @@ from agent_pipelines.engine.warm.place import WarmPlace
 _log = logging.getLogger("agent_pipelines.services")
 
 _POLL = 0.25  # seconds
-_GRACE = 15.0  # seconds that all of them together may take to end
+_GRACE = 12.0  # seconds that all of them together may take to end
+_HASTE = 3.0  # seconds more, after they were asked again: a worker then ends its runs
 
 
 class Stop(Exception):
@@ -53,7 +55,7 @@ def serve(workspace: Path | None, host: str, port: int, *, restarts: int = 0, un
             # Who began before the code is loaded would show it as broken until it looks again.
             while not all(_answers(each["socket"]) for each in code_servers):
                 _keep(services, said, until_eof)
-            services += _users_of(Path(directory) / "workspace.yaml", host, port)
+            services += _users_of(Path(directory), host, port)
             while True:
                 _keep(services, said, until_eof)
         except KeyboardInterrupt:
@@ -63,11 +65,14 @@ def serve(workspace: Path | None, host: str, port: int, *, restarts: int = 0, un
         finally:
             said.say(services, is_ending=True)
             # In the other order: nobody is left without his code.
-            for service in reversed(services):
-                service.ask_to_end()
-            deadline = time.monotonic() + _GRACE
-            for service in reversed(services):
-                service.end(max(0.0, deadline - time.monotonic()))
+            for number, grace in ((signal.SIGINT, _GRACE), (signal.SIGTERM, _HASTE)):
+                for service in reversed(services):
+                    service.ask_to_end(number)
+                deadline = time.monotonic() + grace
+                for service in reversed(services):
+                    service.wait(max(0.0, deadline - time.monotonic()))
+            for service in services:
+                service.end(0.0)
             WarmPlace(said.home).stop_all()
             forget_stack(said.home)
 
@@ -113,13 +118,15 @@ def _answers(path: str) -> bool:
     return True
 
 
-def _users_of(workspace: Path, host: str, port: int) -> list[Service]:
-    ours = [sys.executable, "-m", "agent_pipelines.cli.main"]
-    web = [*ours, "web", "--host", host, "--port", str(port), "--workspace", str(workspace)]
+def _users_of(directory: Path, host: str, port: int) -> list[Service]:
+    ours, workspace = [sys.executable, "-m", "agent_pipelines.cli.main"], str(directory / "workspace.yaml")
+    web = [*ours, "web", "--host", host, "--port", str(port), "--workspace", workspace]
+    workers = range(1, json.loads((directory / "workers.json").read_text()) + 1)
     return [
         Service("web server", web),
-        Service("daemon", [*ours, "daemon", "--workspace", str(workspace)]),
+        Service("daemon", [*ours, "daemon", "--workspace", workspace]),
         Service("poller", [*ours, "poller"]),
+        *(Service(f"worker {number}", [*ours, "worker"]) for number in workers),
     ]
 
 

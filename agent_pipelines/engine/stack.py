@@ -23,6 +23,7 @@ from agent_pipelines.engine.stack_state import StackState, forget_stack
 from agent_pipelines.engine.warm.place import WarmPlace
 
 _ENDING = 20.0  # seconds that a stack without an owner may take to end
+_FULL = 16 * 2**20  # bytes of a log after which the next start begins another
 
 
 class StackError(AgentPipelinesError):
@@ -43,7 +44,7 @@ def prepare_home(project: Path, home: Path) -> Path:
 
 
 class Stack:
-    """Code servers, web server, daemon and poller of a project, in a process group of their own: stopping leaves no orphan."""
+    """Code servers, web server, daemon, poller and workers of a project, in one process group: stopping leaves no orphan."""
 
     def __init__(
         self,
@@ -92,6 +93,8 @@ class Stack:
 
     def _popen(self, lock: IO[bytes]) -> "subprocess.Popen[bytes]":
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        if self.log_path.exists() and self.log_path.stat().st_size > _FULL:
+            os.replace(self.log_path, self.log_path.with_name(f"{self.log_path.name}.1"))
         self._log = self.log_path.open("ab")
         command = [sys.executable, "-m", "agent_pipelines.engine.services", "--host", self.host, "--port", str(self.port)]
         return subprocess.Popen(

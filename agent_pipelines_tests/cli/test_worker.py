@@ -20,6 +20,7 @@ def test_a_mistake_in_the_settings_of_the_launcher_is_one_line(command: str, tmp
     arguments = [] if command == "worker" else ["--workspace", str(tmp_path / "workspace.yaml")]
     for config, words in (
         ("lease: -3", "dagster.yaml, field `run_launcher.config.lease`: -3 is not above zero"),
+        ("local_workers: -1", "dagster.yaml, field `run_launcher.config.local_workers`: -1 is below zero"),
         ("leese: 3", 'dagster.yaml: Dagster cannot use these settings: Received unexpected config entry "leese"'),
     ):
         home = tmp_path / config.partition(":")[0]

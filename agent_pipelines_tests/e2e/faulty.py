@@ -93,13 +93,11 @@ _processes.set_forkserver_preload([__name__])
 class FaultyProject:
     """A project on disk whose agent notes each call, and its code server, which every daemon of a test module shares."""
 
-    agent_source = _AGENT
-
     def __init__(self, root: Path) -> None:
         self._project = Project(root)
         self.package = root / self._project.package
         (self.package / "definitions.py").write_text(_DEFINITIONS)
-        self._project.file("noting.py", self.agent_source)
+        self._project.file("noting.py", _AGENT)
         function = f"{self._project.module('noting')}:note"
         self._project.agent("writer", _agent(function))
         self._project.task("single", "pool: single\ntriggers:\n- kind: interval\n  every: 5s\n  enabled: false\n")

@@ -66,6 +66,27 @@ def test_a_leader_is_suspended_in_a_transaction_and_wakes_after_its_successor_to
     close(deployment, names, since)
 
 
+def test_a_standby_is_killed_and_the_leader_goes_on(on_postgres: Deployment, story: Story) -> None:
+    deployment = on_postgres
+    since = deployment.hub.clock.now()
+    names = watched(deployment, "killed_standby")
+    first = deployment.start()
+    deployment.wait_until(lambda: ran(deployment, names, since))
+    second = deployment.start()
+    deployment.wait_until(lambda: roles(deployment, second.pid) == ["standby"])
+    second.kill()
+    second.join()
+    at = deployment.hub.clock.now()
+    story.tell("the standby is killed")
+    deployment.wait_until(lambda: claimed(deployment, at))
+    story.tell("the leader has claimed what was due next")
+    third = deployment.start()
+    deployment.wait_until(lambda: roles(deployment, third.pid) == ["standby"])
+    story.tell("another one stands by")
+    assert roles(deployment, first.pid) == ["leader"]
+    close(deployment, names, since)
+
+
 def test_a_standby_and_then_its_leader_end_when_they_are_asked_to(on_postgres: Deployment) -> None:
     first = on_postgres.start()
     on_postgres.wait_until(lambda: roles(on_postgres, first.pid) == ["leader"])

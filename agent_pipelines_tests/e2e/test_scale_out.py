@@ -19,11 +19,7 @@ from agent_pipelines_tests.postgres import PostgresServer
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
-
-class HoldingProject(FaultyProject):
-    """A project whose agent can be kept at its work."""
-
-    agent_source = """
+_AGENT = """
 import asyncio
 from pathlib import Path
 
@@ -37,18 +33,24 @@ async def note(invocation):
     return "done"
 """
 
+
+class HoldingProject(FaultyProject):
+    """One whose agent can be made to keep whom it was asked by waiting."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        (self.package / "defs" / "noting.py").write_text(_AGENT)
+
     def hold(self) -> None:
-        """Keep whom the agent is asked by waiting, until `release`."""
         (self.package / "hold").touch()
 
     def release(self) -> None:
-        (self.package / "hold").unlink(missing_ok=True)
+        (self.package / "hold").unlink()
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HoldingProject]:
-    project = HoldingProject(tmp_path_factory.mktemp("holding") / "project")
-    project.serve()
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[HoldingProject]:
+    project = HoldingProject(tmp_path / "project")
     yield project
     project.close()
 
@@ -63,8 +65,7 @@ def hosts(
     for name, value in variables.items():
         monkeypatch.setenv(f"AGENT_PIPELINES_PG_{name}", value)
     monkeypatch.setenv("AGENT_PIPELINES_BROKER", broker.url())
-    # The code server, too, reads the settings with these variables: its sensors could not open the record without them.
-    project.kill_server()
+    # After the variables are set: the code server, too, reads the settings, and its sensors could not open the record otherwise.
     project.serve()
     for name in ("here", "one", "two"):
         (tmp_path / name).mkdir()

@@ -9,15 +9,24 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import dagster as dg
 import httpx
 import psutil
 import pytest
+from dagster import DagsterInstance, DagsterRunStatus
+from dagster._core.code_pointer import FileCodePointer
+from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 
+from agent_pipelines.core.clock import SystemClock
+from agent_pipelines.core.errors import StorageError
+from agent_pipelines.engine.celery.workers import Workers
 from agent_pipelines.engine.service import Service
-from agent_pipelines.engine.stack import Stack, StackError
+from agent_pipelines.engine.stack import Stack, StackError, prepare_home
 from agent_pipelines.engine.stack_state import ServiceState, StackState
 from agent_pipelines.engine.warm.identity import HOST, ProcessIdentity
+from agent_pipelines.store.database import Database
 from agent_pipelines.web.server import listen
+from agent_pipelines_tests.broker import BrokerServer
 from agent_pipelines_tests.engine.project import write_project
 
 WAIT = 90.0
@@ -33,12 +42,12 @@ def wait_until(condition: Callable[[], object], what: str, log: Path) -> None:
 class Up:
     """`agent-pipelines up` in a process of its own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settings: str = "telemetry: {enabled: false}\n") -> None:
         self.directory = directory
         self.project = directory / "project"
         self.home = directory / "home"
         self.home.mkdir(parents=True)
-        (self.home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+        (self.home / "dagster.yaml").write_text(settings)
         write_project(self.project)
         with listen("127.0.0.1", 0) as free:
             self.port = free.getsockname()[1]
@@ -175,6 +184,109 @@ def test_nothing_outlives_up_and_the_next_one_is_not_kept_out(up: Up) -> None:
     last.send_signal(signal.SIGTERM)
     assert last.wait(WAIT) == 0
     assert up.left() == []
+
+
+_WAITING = """
+import time
+import dagster as dg
+
+
+@dg.op
+def work() -> None:
+    time.sleep(300)
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def waiting() -> None:
+    work()
+
+
+defs = dg.Definitions(jobs=[waiting])
+"""
+
+
+def launch_waiting(instance: DagsterInstance, project: Path) -> str:
+    """Launch a run that lasts for five minutes; returns its id."""
+
+    @dg.op
+    def work() -> None: ...
+
+    @dg.job(executor_def=dg.in_process_executor)
+    def waiting() -> None:
+        work()
+
+    file = project / "waiting_of_test.py"
+    file.write_text(_WAITING)
+    origin = RepositoryPythonOrigin(sys.executable, FileCodePointer(str(file), "defs", str(project)))
+    run = instance.create_run_for_job(
+        waiting, status=DagsterRunStatus.NOT_STARTED, job_code_origin=JobPythonOrigin("waiting", origin)
+    )
+    instance.launch_run(run.run_id, workspace=None)  # type: ignore[arg-type]
+    return run.run_id
+
+
+_WITH_A_WORKER = """
+telemetry: {{enabled: false}}
+storage: {{postgres: {{postgres_url: "{postgres}"}}}}
+run_launcher:
+  module: agent_pipelines.engine.celery
+  class: ClaimingCeleryRunLauncher
+  config: {{broker: "{broker}", default_queue: dagster, local_workers: 1}}
+"""
+
+
+def test_a_worker_is_kept_alive_if_the_settings_say_so(tmp_path: Path, postgres_url: str) -> None:
+    broker = BrokerServer()
+    up = Up(tmp_path, _WITH_A_WORKER.format(postgres=postgres_url, broker=broker.url()))
+    database = Database(postgres_url)
+
+    def serving() -> set[int]:
+        with suppress(StorageError), database.reading() as connection:
+            return {each.pid for each in Workers(SystemClock()).known(connection) if psutil.pid_exists(each.pid)}
+        return set()
+
+    try:
+        leading = up.start()
+        up.wait_until(lambda: up.is_whole() and serving(), "no worker serves")
+        worker = up.service("worker 1")
+        assert worker is not None
+        assert worker.pid is not None
+        assert serving() == {worker.pid}
+        os.kill(worker.pid, signal.SIGKILL)
+        up.wait_until(lambda: serving() not in (set(), {worker.pid}), "the worker stays dead")
+        after = up.service("worker 1")
+        assert after is not None
+        assert (after.restarts, after.exit_code) == (1, -signal.SIGKILL)
+        with DagsterInstance.from_config(str(up.home)) as instance:
+            run_id = launch_waiting(instance, up.project)
+            started = DagsterRunStatus.STARTED
+            up.wait_until(lambda: (run := instance.get_run_by_id(run_id)) and run.status is started, "the run does not begin")
+            leading.send_signal(signal.SIGINT)
+            assert leading.wait(WAIT) == 0
+            run = instance.get_run_by_id(run_id)
+            assert run is not None
+            assert run.status is DagsterRunStatus.FAILURE
+            assert any("asked to stop, and then to hurry" in entry.message for entry in instance.all_logs(run_id))
+        assert serving() == set()
+        up.wait_until(lambda: up.left() == [], "something is left behind")
+    finally:
+        up.close()
+        database.close()
+        broker.stop()
+
+
+def test_a_full_log_is_put_aside_at_the_next_start(tmp_path: Path) -> None:
+    write_project(tmp_path / "project")
+    stack = Stack(tmp_path / "project", prepare_home(tmp_path / "project", tmp_path / "home"), port=0)
+    stack.log_path.parent.mkdir()
+    for size in (2**24, 2**24 + 1):
+        stack.log_path.write_bytes(bytes(size))
+        stack.start()
+        stack.stop()
+        kept = stack.log_path.with_name("stack.log.1")
+        assert kept.exists() is (size > 2**24)
+    assert kept.stat().st_size == 2**24 + 1
+    assert stack.log_path.stat().st_size < 2**24
 
 
 def _state(process: ProcessIdentity) -> StackState:

@@ -17,6 +17,8 @@ class HeldRun:
         """When the claim was last known to be ours, by the monotonic clock."""
         self.is_lost = False
         """Whether somebody else may execute the run."""
+        self.given_up: str | None = None
+        """Why this worker has ended the run, if it has."""
         self._channel: Channel | None = None
         self._is_cancelled = False
         self._lock = threading.Lock()
@@ -27,6 +29,8 @@ class HeldRun:
             self._channel = channel
         if self.is_lost:
             self.lose()
+        elif self.given_up is not None:
+            self.give_up(self.given_up)
         else:
             self.alive(self.alive_at)
             self._ask_for_end()
@@ -42,12 +46,15 @@ class HeldRun:
             self._is_cancelled = True
             self._ask_for_end()
 
+    def give_up(self, words: str) -> None:
+        """End the run although it is ours: what executes it is killed at once, and `words` say why."""
+        self.given_up = words
+        self._untie()
+
     def lose(self) -> None:
-        """Give the run up: what executes it is killed at once."""
+        """Leave the run to others: what executes it here is killed at once."""
         self.is_lost = True
-        with self._lock:
-            if self._channel is not None:
-                self._channel.end()
+        self._untie()
 
     def wait(self) -> Done | None:
         """Wait for the end of the run; None if the warm process is gone, or has killed the run because we gave it up."""
@@ -68,6 +75,11 @@ class HeldRun:
     def is_ours(self, lease: float) -> bool:
         """Whether nobody else can have the run by now."""
         return not self.is_lost and time.monotonic() - self.alive_at < lease
+
+    def _untie(self) -> None:
+        with self._lock:
+            if self._channel is not None:
+                self._channel.end()
 
     def _ask_for_end(self) -> None:
         if self._is_cancelled:

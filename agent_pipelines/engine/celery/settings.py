@@ -7,6 +7,7 @@ from typing import Any, Self
 import dagster as dg
 from dagster_celery.launcher import CeleryRunLauncher
 
+from agent_pipelines.core.errors import DefinitionError
 from agent_pipelines.engine.warm.settings import CONFIG as WARM_CONFIG
 from agent_pipelines.engine.warm.settings import WarmSettings, require_positive
 
@@ -23,12 +24,16 @@ class CelerySettings:
     resend_after: float = 10.0
     unserved_after: float = 15.0
     visibility_timeout: int = 172_800
+    local_workers: int = 0
     warm: WarmSettings = field(default_factory=WarmSettings)
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
         """The settings as Dagster read them. Raises DefinitionError for a number that makes no sense."""
         require_positive(config, "lease", "margin", "resend_after", "unserved_after", "visibility_timeout")
+        if (workers := config.get("local_workers", 0)) < 0:
+            field = "run_launcher.config.local_workers"
+            raise DefinitionError(f"{workers} is below zero", field=field, file="dagster.yaml", fix="Leave it out for none")
         return cls(**{**config, "warm": WarmSettings.of(config.get("warm", {}))})
 
 
@@ -65,6 +70,11 @@ OURS = {
         default_value=_DEFAULT.visibility_timeout,
         description="Seconds after which Redis delivers again what was not acknowledged: more than the longest run. Too short a "
         "one costs messages that are dropped, nothing else.",
+    ),
+    "local_workers": dg.Field(
+        int,
+        default_value=_DEFAULT.local_workers,
+        description="Workers that `agent-pipelines up` keeps alive on its own machine.",
     ),
     "warm": dg.Field(
         dg.Shape(WARM_CONFIG),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 import sqlalchemy as sa
+from celery.signals import worker_shutting_down
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.errors import DagsterLaunchFailedError
 from dagster._core.events import EngineEventData
@@ -81,15 +82,17 @@ class Worker:
         self._held: dict[str, HeldRun] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._is_asked = self._is_in_haste = False
 
     def run(self, *, log_level: str = "info") -> None:
-        """Work until SIGINT or SIGTERM: runs at hand are finished, a second signal kills them. Raises StorageError."""
+        """Work until SIGINT or SIGTERM: runs at hand are finished, a second signal ends them. Raises StorageError."""
         log_to_stderr(log_level)
         app = self._launcher.celery
         app.task(name=TASK)(self.execute)
         migrate(self._database)
         with self._database.transaction() as connection:
             self._say(connection)
+        worker_shutting_down.connect(self._asked_to_stop, weak=False)
         beating = Periodic("worker heartbeat", self._beat, _BEAT, self._stop).start()
         _log.info("worker %s serves %s, up to %d runs at once", self._name, ", ".join(self._queues), self._concurrency)
         try:
@@ -104,10 +107,21 @@ class Worker:
                 without_heartbeat=True,
             ).start()
         finally:
+            worker_shutting_down.disconnect(self._asked_to_stop)
             self._stop.set()
             beating.join(_BEAT)
             with self._database.transaction() as connection:
                 self._workers.stop(connection, self._id)
+
+    def _asked_to_stop(self, **_: object) -> None:
+        # Within the signal's handler: nothing here may wait.
+        if not self._is_asked:
+            self._is_asked = True
+            _log.info("worker %s is asked to stop: %d runs at hand are finished first", self._name, len(self._held))
+            return
+        self._is_in_haste = True
+        for held in list(self._held.values()):
+            held.give_up(f"The worker on {self._host_name} was asked to stop, and then to hurry.")
 
     def _say(self, connection: sa.Connection) -> None:
         told = {"host": self._host_name, "pid": os.getpid(), "queues": self._queues, "concurrency": self._concurrency}
@@ -115,6 +129,8 @@ class Worker:
 
     def execute(self, run_id: str, attempt: int) -> None:
         """Execute a run to its end, if it can be claimed; a message that comes late or twice is dropped."""
+        if self._is_in_haste:
+            return  # the daemon sends it again
         at = time.monotonic()
         with self._database.transaction() as connection:
             claim = self._claims.take(connection, run_id, attempt, worker=self._id, host=self._host_name, pid=os.getpid())
@@ -169,7 +185,7 @@ class Worker:
             return "left to run monitoring" if answer.left else "over"
         if not held.is_ours(self._lease):
             return None
-        words = f"The warm process of the run on {self._host_name} is gone."
+        words = held.given_up or f"The warm process of the run on {self._host_name} is gone."
         self._host.clear(run_id)
         close_run(self._instance, run_id, words)
         return words

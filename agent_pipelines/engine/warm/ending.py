@@ -48,9 +48,9 @@ class Ending:
 
 
 def kill(process: ProcessIdentity) -> bool:
-    """Kill a process with its group, and wait until it is gone; whether it is."""
+    """Kill a process with its group and all that descends from it, and wait until it is gone itself; whether it is."""
     deadline = time.monotonic() + _KILLED
-    process.send_group(signal.SIGKILL)
+    kill_tree(process)
     while process.is_alive():
         if time.monotonic() > deadline:
             return False

@@ -19,11 +19,14 @@ import yaml
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.code_pointer import FileCodePointer
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+from sqlalchemy.exc import DBAPIError
 
 from agent_pipelines.components.deployment import hub_of
+from agent_pipelines.core.errors import StorageError
 from agent_pipelines.engine.celery.claims import RunClaim
 from agent_pipelines.engine.celery.launcher import ClaimingCeleryRunLauncher
 from agent_pipelines.engine.celery.workers import StoredWorker
+from agent_pipelines.engine.periodic import Periodic
 from agent_pipelines.hub import Hub
 from agent_pipelines_tests.broker import BrokerServer
 from agent_pipelines_tests.postgres import PostgresServer
@@ -192,8 +195,8 @@ class Fleet:
             _ip("link", "set", _BRIDGE, "up")
         self.directory = directory
         self.broker = BrokerServer()
-        self._postgres = PostgresServer(network=NETWORK if self._has_networks else None)
-        url = self._postgres.dsn.replace("127.0.0.1", here)
+        self.postgres = PostgresServer(network=NETWORK if self._has_networks else None)
+        url = self.postgres.dsn.replace("127.0.0.1", here)
         self._file = directory / "definitions.py"
         self._file.write_text(DEFINITIONS)
         config = {
@@ -212,8 +215,8 @@ class Fleet:
         self.hub: Hub = hub_of(self.instance)
         self.hosts = [self._host(number) for number in range(hosts)]
         self._stop = threading.Event()
-        self._looking = threading.Thread(target=self._look, daemon=True)
-        self._looking.start()
+        # What the daemon does each second.
+        self._looking = Periodic("launched runs", self.launcher.look_after, 0.5, self._stop).start()
 
     @property
     def launcher(self) -> ClaimingCeleryRunLauncher:
@@ -288,9 +291,9 @@ class Fleet:
         return "\n".join(entry.user_message or str(entry.message) for entry in self.instance.all_logs(run_id))
 
     def until(self, condition: Callable[[], object], words: str, seconds: float = 90.0) -> float:
-        """Wait for a condition; returns the seconds that it took."""
+        """Wait for a condition; returns the seconds that it took. A database that is away just now has no answer."""
         began = time.monotonic()
-        while not condition():
+        while not _holds(condition):
             if time.monotonic() - began > seconds:
                 raise AssertionError("\n".join([words, *(f"{host.name}:\n{host.log()}" for host in self.hosts)]))
             time.sleep(0.05)
@@ -298,20 +301,15 @@ class Fleet:
 
     def close(self) -> None:
         self._stop.set()
-        self._looking.join()
+        self._looking.join(60)
         for host in self.hosts:
             host.close()
         self.instance.dispose()
         self.hub.database.close()
-        self._postgres.stop()
+        self.postgres.stop()
         self.broker.stop()
         if self._has_networks:
             _ip("link", "del", _BRIDGE)
-
-    def _look(self) -> None:
-        # What the daemon does each second.
-        while not self._stop.wait(0.5):
-            self.launcher.look_after()
 
     def _host(self, number: int) -> Host:
         name = f"host{number + 1}"
@@ -332,6 +330,13 @@ def fleet(directory: Path, *, hosts: int, **settings: Any) -> Iterator[Fleet]:
         yield made
     finally:
         made.close()
+
+
+def _holds(condition: Callable[[], object]) -> bool:
+    try:
+        return bool(condition())
+    except (StorageError, DBAPIError):
+        return False
 
 
 def _ip(*arguments: str) -> None:

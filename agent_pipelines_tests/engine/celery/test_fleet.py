@@ -79,6 +79,24 @@ def test_a_killed_worker_takes_its_runs_with_it_and_they_fail(hosts: Fleet) -> N
     assert hosts.launcher.check_run_worker_health(hosts.run(run_id)).status is WorkerStatus.SUCCESS
 
 
+def test_a_worker_that_is_asked_to_stop_finishes_its_runs_unless_it_is_asked_again(hosts: Fleet) -> None:
+    run_id = hosts.launch("waiting")
+    host, helper = hosts.host_of(run_id), helper_of(hosts, run_id)
+    worker = psutil.Process(host.pid)
+    worker.terminate()
+    hosts.until(lambda: "is asked to stop: 1 runs at hand are finished first" in host.log(), "it does not say that it stops")
+    worked = hosts.words(run_id)["works"]
+    hosts.until(lambda: hosts.words(run_id)["works"] > worked + 20, "it does not go on with its run")
+    worker.terminate()
+    assert hosts.ended(run_id) == "FAILURE"
+    assert "was asked to stop, and then to hurry" in hosts.messages(run_id)
+    hosts.until(lambda: is_gone(helper), "what the run has started lives on")
+    hosts.until(lambda: is_gone(worker.pid), "it does not end")
+    assert host.name not in {each.name for each in hosts.workers()}
+    others = [hosts.launch("short") for _ in range(4)]
+    assert {hosts.ended(each) for each in others} == {"SUCCESS"}
+
+
 def test_a_host_that_is_cut_off_kills_its_run_before_it_is_resumed_and_does_no_harm_when_it_is_back(hosts: Fleet) -> None:
     hosts.allow_resume(1)
     try:
@@ -104,6 +122,75 @@ def test_a_host_that_is_cut_off_kills_its_run_before_it_is_resumed_and_does_no_h
     finally:
         hosts.allow_resume(0)
         (hosts.directory / "go-on").unlink(missing_ok=True)
+
+
+def test_a_host_that_is_suspended_and_woken_does_not_go_on_with_a_run_that_was_given_away(hosts: Fleet) -> None:
+    hosts.allow_resume(1)
+    try:
+        run_id = hosts.launch("waiting")
+        host, helper = hosts.host_of(run_id), helper_of(hosts, run_id)
+        host.signal(signal.SIGSTOP)
+        process = int(next(note[2] for note in hosts.notes(run_id) if note[0] == "begin"))
+        health = hosts.launcher.check_run_worker_health
+        hosts.until(lambda: health(hosts.run(run_id)).status is WorkerStatus.FAILED, "the loss is not noticed")
+        hosts.instance.resume_run(run_id, None, 1)  # type: ignore[arg-type]  # as run monitoring does
+        hosts.until(lambda: hosts.words(run_id)["begin"] == 2, "it is not resumed")
+        assert not is_gone(process)
+        host.signal(signal.SIGCONT)
+        hosts.until(lambda: is_gone(process) and is_gone(helper), "the run goes on beside its successor")
+        successor = hosts.claim(run_id)
+        assert (successor.attempt, successor.ended_at) == (2, None)
+        hosts.go_on()
+        assert hosts.ended(run_id) == "SUCCESS"
+        assert hosts.words(run_id)["end"] == 1
+        hosts.until(lambda: any(each.name == host.name for each in hosts.workers()), "it does not serve again")
+    finally:
+        hosts.allow_resume(0)
+        (hosts.directory / "go-on").unlink(missing_ok=True)
+
+
+def test_runs_of_a_queue_are_executed_only_where_it_is_served(hosts: Fleet) -> None:
+    host = hosts.hosts[-1]
+    waiting = hosts.launch("short", queue="gpu")
+    others = [hosts.launch("short") for _ in range(6)]
+    assert {hosts.ended(run_id) for run_id in others} == {"SUCCESS"}
+    assert hosts.claim(waiting).claimed_at is None
+    host.signal(signal.SIGKILL)
+    try:
+        host.start("gpu")
+        wanting = [waiting, *(hosts.launch("short", queue="gpu") for _ in range(5))]
+        others = [hosts.launch("short") for _ in range(6)]
+        assert {hosts.ended(run_id) for run_id in (*wanting, *others)} == {"SUCCESS"}
+        (serving,) = (each.id for each in hosts.workers() if each.queues == ("gpu",))
+        assert {hosts.claim(run_id).worker for run_id in wanting} == {serving}
+        assert serving not in {hosts.claim(run_id).worker for run_id in others}
+        assert all(hosts.words(run_id) == {"begin": 1, "end": 1} for run_id in (*wanting, *others))
+    finally:
+        host.signal(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", ["stopped", "suspended"])
+def test_a_run_whose_worker_cannot_reach_postgresql_for_longer_than_its_lease_ends_and_the_next_ones_run(
+    hosts: Fleet, how: str
+) -> None:
+    run_id = hosts.launch("waiting")
+    helper = helper_of(hosts, run_id)
+    if how == "stopped":
+        hosts.postgres.stop(remove=False)
+    else:
+        hosts.postgres.signal(signal.SIGSTOP)
+    try:
+        hosts.until(lambda: is_gone(helper), "the run goes on although others may have it")
+    finally:
+        if how == "stopped":
+            hosts.postgres.start()
+        else:
+            hosts.postgres.signal(signal.SIGCONT)
+    assert hosts.ended(run_id) == "FAILURE"
+    assert "has been silent" in hosts.messages(run_id)
+    assert hosts.words(run_id)["end"] == 0
+    runs = [hosts.launch("short") for _ in range(6)]
+    assert {hosts.ended(each) for each in runs} == {"SUCCESS"}
 
 
 def test_a_broker_that_lost_everything_loses_no_run(hosts: Fleet) -> None:

@@ -1,6 +1,6 @@
 """What becomes of runs when somebody dies between two steps. No broker answers: only the claims count."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -51,7 +51,7 @@ class Case:
     launcher: ClaimingCeleryRunLauncher
     worker: Worker
 
-    def run(self, status: DagsterRunStatus, *, issue: bool = True, **tags: str) -> dg.DagsterRun:
+    def run(self, status: DagsterRunStatus, *, issue: bool = True, tags: Mapping[str, str] | None = None) -> dg.DagsterRun:
         run = self.instance.create_run_for_job(job, status=status, tags=tags)
         if issue:
             self.launcher._issue(run)  # pyright: ignore[reportPrivateUsage]
@@ -148,7 +148,7 @@ def test_a_run_that_succeeds_while_it_is_cancelled_has_succeeded(case: Case, mon
 
 
 def test_the_claim_of_a_run_that_others_have_ended_is_closed(case: Case) -> None:
-    run = case.run(STARTING, **{"dagster-celery/queue": "nobody-serves-it"})
+    run = case.run(STARTING, tags={"dagster-celery/queue": "nobody-serves-it"})
     case.instance.report_run_failed(run, "it waited for too long")
     case.look()
     claim = case.claim(run)
