@@ -30,8 +30,8 @@ up: env  ## start everything and stay; web UI on 127.0.0.1:3000
 test: env  ## run the whole test suite
 	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
-chaos: env  ## kill, suspend and crowd what runs, the long tests among them
-	@$(BIN)/python -m pytest -m "long or not long" $(ARGS) agent_pipelines_tests/e2e
+chaos: env  ## kill, suspend and crowd what runs, the long tests among them; CHAOS_EXECUTIONS and CHAOS_SEED set the storm
+	@$(BIN)/python -m pytest -m "long or not long" $(ARGS) agent_pipelines_tests/e2e agent_pipelines_tests/chaos
 
 check: env  ## format, lint, types, import direction
 	@$(BIN)/ruff format --check .

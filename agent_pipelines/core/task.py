@@ -397,7 +397,7 @@ class TaskSpec(BaseModel):
     priority_class: PriorityClass | None = Field(
         default=None,
         description="Whose turn it is when a limit is full: `interactive` before `normal` before `batch`, then by `priority`. "
-        "`normal` if it is not said.",
+        "If it is not said: `batch` for a batch, otherwise `normal`.",
     )
     resource_keys: tuple[str, ...] = Field(
         default=(),
@@ -429,7 +429,7 @@ class TaskSpec(BaseModel):
     @property
     def waits_as(self) -> PriorityClass:
         """The priority class in force."""
-        return self.priority_class or "normal"
+        return self.priority_class or ("normal" if self.batch is None else "batch")
 
     @property
     def precedence(self) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from aiohttp import web
 
@@ -129,6 +129,12 @@ def record_of(url: str) -> Record:
     with urlopen(f"{url}/record") as answer:
         told = json.load(answer)
     return Record(**{**told, "performed": Counter(told["performed"]), "faults": Counter(told["faults"])})
+
+
+def calm(url: str) -> None:
+    """Have the world answer well from now on."""
+    with urlopen(Request(f"{url}/calm", method="POST")):
+        pass
 
 
 async def _serve(seed: int, faults: float) -> None:
