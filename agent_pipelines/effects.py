@@ -29,7 +29,14 @@ def current() -> Effects:
         raise AgentPipelinesError(
             "no execution is at work here; in an op or asset of your own write `effects.of(context).once(...)`"
         )
-    return open_hub(whom.database_url.get_secret_value()).effects_of(whom)
+    key = (whom.run_id, whom.execution_id)
+    if key not in _of_process:
+        _of_process[key] = open_hub(whom.database_url.get_secret_value()).effects_of(whom)
+    return _of_process[key]
+
+
+_of_process: dict[tuple[str, str | None], Effects] = {}
+"""By run and execution: one for all who act in this process, because it knows what is in flight."""
 
 
 def of(context: "StepContext") -> Effects:

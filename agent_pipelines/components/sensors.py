@@ -78,10 +78,11 @@ def reconciler_sensor(*, hub_of: HubOf = hub_of) -> dg.SensorDefinition:
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         instance = instance_of(context)
         hub = hub_of(instance)
-        done = Reconciler(
+        # First: what it knows of a batch says more than that its execution was lost.
+        done = BatchWatch(hub, instance).keep()
+        done += Reconciler(
             hub.database, hub.ticks, hub.daemons, hub.executions, DagsterGateway(instance), hub.clock, hub.continuations
         ).reconcile()
-        done += BatchWatch(hub, instance).keep()
         for line in done:
             context.log.warning(line)
         return dg.SkipReason("; ".join(done) or "nothing was left open")

@@ -509,6 +509,9 @@ class TaskSpec(BaseModel):
             raise ValueError("deduplicate_by: items are told apart by `batch.key`; use that")
         if self.lane == "burst":
             raise ValueError("lane: a batch has runs of its own; use `lane: run`")
+        for name in ("fallback", "degrade", "cache"):
+            if getattr(self, name):
+                raise ValueError(f"{name}: an item of a batch has only its own agent and its own attempts; remove `{name}`")
         asset = None if batch.items is None else batch.items.asset
         if asset is not None and self.resolve(asset) not in self.dependency_paths:
             raise ValueError(f"batch: its items come from {asset!r}, which is no dependency; add it to `dependencies`")

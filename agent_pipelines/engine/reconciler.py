@@ -57,7 +57,7 @@ class AdmittedExecutions(Protocol):
 
     def of_run(self, connection: sa.Connection, run_id: str, task: TaskKey) -> Admitted | None: ...
 
-    def close_lost(self, connection: sa.Connection, execution_id: str, message: str) -> bool: ...
+    def close_lost(self, connection: sa.Connection, execution_id: str, message: str, *, run_id: str | None = None) -> bool: ...
 
 
 class Continuing(Protocol):
@@ -149,7 +149,7 @@ class Reconciler:
         what = "is gone" if run is None else f"ended ({run.status})"
         message = f"run {execution.run_id} {what} while this execution was running: its process was lost"
         with self._database.transaction() as connection:
-            closed = self._executions.close_lost(connection, execution.id, message)
+            closed = self._executions.close_lost(connection, execution.id, message, run_id=execution.run_id)
         return [f"execution {execution.id} of {execution.path}: {message}"] if closed else []
 
     def _ago(self, seconds: float) -> Microseconds:

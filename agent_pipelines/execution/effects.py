@@ -3,7 +3,9 @@
 import asyncio
 import hashlib
 import inspect
+import threading
 from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -110,7 +112,8 @@ class Effects:
     whom: Acting
     run_is_over: Callable[[str], bool] | None = None
     """Asks Dagster whether a run is over, for effects that belong to no execution; without it their runs count as over."""
-    _in_flight: dict[str, "asyncio.Future[JsonValue]"] = field(default_factory=dict[str, "asyncio.Future[JsonValue]"])
+    _in_flight: dict[str, "Future[JsonValue]"] = field(default_factory=dict[str, "Future[JsonValue]"])
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @overload
     def once(
@@ -208,21 +211,22 @@ class Effects:
         return self.once(f"step/{key}", do, name=key, idempotent=True)
 
     async def _once(self, asked: _Asked) -> JsonValue:
-        if (running := self._in_flight.get(asked.key)) is not None:
-            return await asyncio.shield(running)  # two callers of one key at once: one does it
-        mine: asyncio.Future[JsonValue] = asyncio.get_running_loop().create_future()
-        self._in_flight[asked.key] = mine
+        mine: Future[JsonValue] = Future()
+        with self._lock:
+            running = self._in_flight.setdefault(asked.key, mine)
+        if running is not mine:  # two callers of one key at once, perhaps in two threads: one does it
+            return await asyncio.shield(asyncio.wrap_future(running))
         try:
             receipt = await self._settled(asked)
         except BaseException as error:
-            mine.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
-            mine.exception()  # seen: nobody else may be waiting
+            mine.set_exception(error if isinstance(error, Exception) else RuntimeFailure(ErrorClass.CANCELLED, "was cancelled"))
             raise
         else:
             mine.set_result(receipt)
             return receipt
         finally:
-            del self._in_flight[asked.key]
+            with self._lock:
+                del self._in_flight[asked.key]
 
     async def _settled(self, asked: _Asked) -> JsonValue:
         effect, is_ours = await self._intended(asked)

@@ -77,6 +77,8 @@ class Placement:
             now = self._clock.now()
             there = [seen for seen in view.nodes if seen.obstacle(now) is None]
             able = [seen for seen in there if missing_label(seen.stored, placement.labels) is None]
+            if work.only_node is not None:
+                able = [seen for seen in able if seen.name == work.only_node]
             is_well = any(seen.is_well(now) for seen in there)
             if is_well == view.is_out:
                 await self._note_outage(agent, view, now, is_out=not is_well)

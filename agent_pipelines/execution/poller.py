@@ -280,7 +280,11 @@ class Poller:
             make = self._makers.get(agent)
             if make is None:
                 return None
-            self._agents[agent] = make()
+            try:
+                self._agents[agent] = make()
+            except Exception as error:  # a secret that is missing, say: the waits of others go on
+                _log.warning("agent %s cannot be asked: %s", agent, redactor.text(f"{type(error).__name__}: {error}"))
+                return None
         return next((each.runtime for each in self._agents[agent].nodes if each.name == node), None)
 
 

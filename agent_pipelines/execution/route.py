@@ -18,13 +18,21 @@ class Router:
 
         Raises ExecutionFailed (no_agent) if no node becomes available in time, and (timeout) if all stay busy.
         """
-        place = await self._placement.choose(work)
+        place = await self.place(work)
         try:
-            await self._flow.admit(work, place)
+            await self.admit(work, place)
         except BaseException:
             await self._placement.leave(work, None)
             raise
         return place
+
+    async def place(self, work: Work) -> Place:
+        """The place alone; `admit` must follow before the agent is asked. Raises as `choose`."""
+        return await self._placement.choose(work)
+
+    async def admit(self, work: Work, place: Place) -> None:
+        """Wait until the limits allow an attempt at a place."""
+        await self._flow.admit(work, place)
 
     async def leave(self, work: Work, outcome: Success | Failure | Waiting | None) -> None:
         """Give up the place of `work` after its attempt; an outcome of None means that it was cancelled or never made, Waiting

@@ -145,6 +145,8 @@ class Saga:
         return self
 
     async def _end(self, error: BaseException | None) -> None:
+        if error is None and self._reason is not None:
+            error = _IsUndone()  # it was decided before, and the block did not come to what had failed
         if error is None or not isinstance(error, Exception) or isinstance(error, EffectUnknown | StorageError):
             return
         if (

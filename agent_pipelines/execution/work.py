@@ -89,6 +89,8 @@ class Work:
     cache_key: str | None = None
     cached_from: str | None = None
     """The execution whose result is used again, if there is one."""
+    only_node: str | None = None
+    """The one node that is meant, if it is not any of the agent's."""
     nodes_tried: list[str] = field(default_factory=list[str])
     """Names of the nodes of the attempts of this run, in order."""
     interrupted: Operation[None] | None = None
@@ -150,6 +152,6 @@ class Work:
         return chosen
 
     def remaining(self, now: Microseconds) -> float:
-        """What is left until the deadline, in seconds; the time that it has waited for permits does not count."""
+        """What is left until the deadline, in seconds; a wait for permits moves it."""
         assert self.invocation.deadline_at is not None
-        return max(0.0, (self.invocation.deadline_at + self.queued - now) / 1_000_000)
+        return max(0.0, (self.invocation.deadline_at - now) / 1_000_000)

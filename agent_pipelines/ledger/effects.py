@@ -170,7 +170,11 @@ class Effects:
     def forget(self, connection: sa.Connection, *, ended_before: Microseconds, limit: int) -> int:
         """Remove effects that are done or abandoned since long; returns how many. Their keys may then act again."""
         over = effects.c.status.in_([str(EffectStatus.DONE), str(EffectStatus.ABANDONED)])
-        old = sa.select(effects.c.seq).where(over, effects.c.ended_at < ended_before).order_by(effects.c.seq).limit(limit)
+        # Those of an execution go when it has gone: it may wait for long, and is not to act again then.
+        is_kept = sa.exists().where(executions.c.id == effects.c.execution_id)
+        old = (
+            sa.select(effects.c.seq).where(over, ~is_kept, effects.c.ended_at < ended_before).order_by(effects.c.seq).limit(limit)
+        )
         return connection.execute(sa.delete(effects).where(effects.c.seq.in_(old.scalar_subquery()))).rowcount
 
     def _refuse_stranger(self, connection: sa.Connection, execution_id: str | None, run_id: str) -> None:

@@ -67,6 +67,9 @@ class Failing:
 
 
 _TASK = (executions.c.workspace, executions.c.application, executions.c.task)
+_CONTINUED_AT_MOST = 10
+"""How often an execution is taken up before its continuation is no longer asked for when its process is lost."""
+
 _NOTHING_YET: dict[str, None] = dict.fromkeys(executions.c.keys())
 
 # Statements of every execution, made once: to put one together takes SQLAlchemy longer than to run it.
@@ -75,6 +78,8 @@ _CHANGE_RETURNING = _CHANGE.returning(*executions.c)
 
 _UNSPENT = sa.bindparam("unspent", type_=sa.Integer)
 """What is written where nothing was spent: unknown, or nothing."""
+_HELD = _CHANGE.where(executions.c.run_id == sa.bindparam("of_run", type_=sa.Text), sa.text(one_of("status", (Status.RUNNING,))))
+
 _CLOSE = _CHANGE_RETURNING.where(
     executions.c.id == SPENT.c.execution_id,
     sa.text(one_of("status", (Status.RUNNING, Status.WAITING))),
@@ -159,6 +164,8 @@ class Executions:
         ours = run.run_id == same.run_id or (run.resumes and run.parent_run_id == same.run_id)
         if same.status in (Status.SUCCEEDED, Status.SKIPPED):
             return Admission("finished" if ours or run.resumes else "duplicate", same)
+        if run.continues is not None and same.status not in (Status.RUNNING, Status.WAITING):
+            return Admission("finished", same)  # it has ended since this run was asked for
         if same.status is Status.WAITING or ours or (run.resumes and same.status is not Status.RUNNING):
             wait = self.waits.unsettled(connection, same.id)
             if wait is not None and wait.state != "arrived":
@@ -201,16 +208,16 @@ class Executions:
         begins_at: Microseconds = 0,
     ) -> None:
         """Record what the agent is given, and that the first try of this run begins with it, now or at `begins_at`."""
-        self.attempts.start(connection, execution_id, number, run_id=run_id, agent=agent, node=node, begins_at=begins_at)
         given = _given(invocation, trimmed)
-        connection.execute(_CHANGE, {"of": execution_id, "attempts": number, "agent": agent, "node": node, **given})
+        self._hold(connection, execution_id, run_id, attempts=number, agent=agent, node=node, **given)
+        self.attempts.start(connection, execution_id, number, run_id=run_id, agent=agent, node=node, begins_at=begins_at)
 
     def start_attempt(
         self, connection: sa.Connection, execution_id: str, number: int, *, run_id: str, agent: str, node: str
     ) -> None:
-        """Record that a further try begins, before the runtime is asked."""
+        """Record that a further try begins, before the runtime is asked. Raises IllegalTransition if another run has it now."""
+        self._hold(connection, execution_id, run_id, attempts=number, agent=agent, node=node)
         self.attempts.start(connection, execution_id, number, run_id=run_id, agent=agent, node=node)
-        connection.execute(_CHANGE, {"of": execution_id, "attempts": number, "agent": agent, "node": node})
 
     def close(
         self,
@@ -260,17 +267,20 @@ class Executions:
         self._index(connection, closed)
         return closed
 
-    def close_lost(self, connection: sa.Connection, execution_id: str, message: str) -> bool:
-        """Close an execution whose process is gone; False if it has ended meanwhile, or waits.
+    def close_lost(self, connection: sa.Connection, execution_id: str, message: str, *, run_id: str | None = None) -> bool:
+        """Close an execution whose process is gone; False if it has ended meanwhile, or waits, or is another run's than `run_id`.
 
         One whose work goes on elsewhere by its handle, or has come to its end there, is not lost: it waits again. So does one
         that its task lets go on by itself, for the run that does. If an agent was at work, nobody knows what it has done: the
         error's class is `unknown_outcome`, else `internal`.
         """
         stored = self._first(connection, executions.c.id == execution_id, lock=True)
-        if stored is None or stored.status is not Status.RUNNING:
+        if stored is None or stored.status is not Status.RUNNING or run_id not in (None, stored.run_id):
             return False
-        if self.waits.unsettled(connection, execution_id) is not None:
+        wait = self.waits.unsettled(connection, execution_id)
+        if wait is not None and wait.state == "arrived" and stored.resumptions >= _CONTINUED_AT_MOST:
+            self.waits.settle(connection, execution_id)  # it may be what its processes die of
+        elif wait is not None:
             self._wait_again(connection, execution_id)
             return False
         at_work = self.attempts.lose(connection, execution_id) > 0
@@ -667,6 +677,12 @@ class Executions:
         if row is None:
             raise IllegalTransition(f"execution {execution_id} cannot become {values.get('status')}: it is not running here")
         return StoredExecution.model_validate(row)
+
+    def _hold(self, connection: sa.Connection, execution_id: str, run_id: str, **values: Any) -> None:
+        """Change an execution that a run still has. Raises IllegalTransition if another one has it, or nobody."""
+        changed = connection.execute(_HELD, {"of": execution_id, "of_run": run_id, **values}).rowcount
+        if not changed:
+            raise IllegalTransition(f"execution {execution_id} is no longer run {run_id}'s")
 
     def _goes_on(self, connection: sa.Connection, stored: StoredExecution, at_work: bool) -> bool:
         """Have a lost execution go on by itself if its task says so; one that is a part of a run goes on with that run only."""

@@ -215,7 +215,7 @@ class Waits:
         is_free = sa.or_(waits.c.lease_until.is_(None), waits.c.lease_until <= now)
         ours = sa.or_(waits.c.kind == "human", waits.c.agent.in_(agents), (waits.c.state == "arrived") & waits.c.cancel.is_(None))
         if arrived_only:
-            ours = (waits.c.state == "arrived") & waits.c.cancel.is_(None)
+            ours = (waits.c.state == "arrived") & waits.c.cancel.is_distinct_from("asked")
         due = sa.select(waits.c.id).where(waits.c.next_look_at <= now, is_free, ours).order_by(waits.c.next_look_at).limit(limit)
         ids = list(connection.execute(due.with_for_update(skip_locked=True)).scalars())
         if len(ids) < limit and not arrived_only:

@@ -74,6 +74,18 @@ def failure_of_exception(error: BaseException) -> RuntimeFailure:
     """The failure that an exception of a callable stands for; the traceback is its note."""
     if isinstance(error, RuntimeFailure):
         return error
+    if isinstance(error, BaseExceptionGroup):  # of several that worked at once
+        told = next((each for each in _leaves(error) if isinstance(each, RuntimeFailure)), None)
+        if told is not None:
+            return told
     failure = RuntimeFailure(ErrorClass.AGENT, excerpt(f"{type(error).__name__}: {error}"))
     failure.add_note(redactor.text("".join(traceback.format_exception(error))))
     return failure
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

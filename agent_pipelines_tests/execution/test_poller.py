@@ -70,7 +70,7 @@ class Waiting:
             **place,
         )
         executions.waits.let_go(connection, admitted.id, spent=Usage(), model=None)
-        executions.wait(connection, admitted.id, run.run_id)
+        executions.wait(connection, admitted.id, run_id=run.run_id)
 
     def continuations(self) -> int:
         with self.hub.database.reading() as connection:

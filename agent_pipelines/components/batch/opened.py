@@ -31,9 +31,10 @@ def agents_of_step(context: dg.AssetExecutionContext, spec: TaskSpec) -> Sequenc
     return [agent_of(context, name) for name in spec.batch.to or (spec.agent,)]
 
 
-async def closing(agents: Sequence[Agent], work: Awaitable[Result]) -> Result:
-    """Do something, and close agents after it."""
+async def closing(hub: Hub, agents: Sequence[Agent], work: Awaitable[Result]) -> Result:
+    """Do something; after it close agents, and give back what is held of limits."""
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(hub.runner.close)
         for agent in agents:
             stack.push_async_callback(agent.close)
         return await work

@@ -39,7 +39,7 @@ def work_on_shards(context: dg.AssetExecutionContext, spec: TaskSpec, directory:
     _begin(context, hub, batch, numbers)
     work = _Work(context, hub, spec, directory, key, batch)
     agents = {name: agent_of(context, name) for name in {spec.agent, *(spec.batch.to if spec.batch else ())}}
-    bad = bridge.run(closing(list(agents.values()), work.all(numbers, agents)))
+    bad = bridge.run(closing(hub, list(agents.values()), work.all(numbers, agents)))
     if bad:
         raise dg.Failure("\n".join(bad), metadata={"see": where_to_see(batch)}, allow_retries=False)
 

@@ -30,7 +30,7 @@ def split(
     invocation, run = asked(context, spec)
     agents = agents_of_step(context, spec)
     splitter = Splitter(nouns_of(hub, directory))
-    done = bridge.run(closing(agents, splitter.split(invocation, spec, agents, run=run, gate=load_gate(spec))))
+    done = bridge.run(closing(hub, agents, splitter.split(invocation, spec, agents, run=run, gate=load_gate(spec))))
     result = done.execution.result()
     if done.outcome == "duplicate":
         result = result.model_copy(update={"deduplicated_into": done.execution.id})

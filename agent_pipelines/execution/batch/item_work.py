@@ -1,10 +1,10 @@
 """Working on one item of a shard: attempts, until one succeeds or no further one is due."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
@@ -31,9 +31,12 @@ from agent_pipelines.ledger.items import BegunAttempt, BegunItem, EndedAttempt, 
 from agent_pipelines.ledger.recordable import recordable
 from agent_pipelines.ledger.spans import Trace, new_span_id, new_trace_id
 from agent_pipelines.ledger.stored import StoredExecution
-from agent_pipelines.runtimes.fleet import Agent, Node
+from agent_pipelines.runtimes.fleet import Agent
+
+Result = TypeVar("Result")
 
 _NOTHING = Usage()
+_PATIENCE = 60_000_000  # microseconds for which the database may fail
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,13 @@ class ItemWorker:
     def _like(self) -> dict[str, Any]:
         return dict(vars(self.parent))
 
+    @cached_property
+    def _repeats(self) -> int:
+        """How often an item is asked for again that was lost while its agent was at work."""
+        if self.agent.capabilities.honours_idempotency_key:
+            return self.spec.retry.max_attempts
+        return self.spec.retry.resumptions(at_work=True)
+
     def id_of(self, fed: Fed) -> str:
         """The id of the execution of an item, a new one if it has none."""
         return new_id() if fed.standing is None else fed.standing.id
@@ -109,15 +119,15 @@ class ItemWorker:
         work = self._work(fed, execution_id)
         earlier = self.earlier.get(execution_id, Earlier())
         spent = _Spent(earlier.usage, earlier.is_unpriced)
-        if earlier.lost >= self.spec.retry.max_attempts:
-            words = f"its process died in each of {earlier.lost} attempts"
+        if earlier.lost >= self.spec.retry.max_attempts or earlier.lost > self._repeats:
+            words = f"its process died while its agent was at work ({earlier.lost} of its attempts)"
             await self._refuse(work, fed, spent, Failure(ErrorClass.UNKNOWN_OUTCOME, Stage.INVOKE, words))
             return
         work.journal_seq = earlier.journal_seq
         outcome: Success | Failure | None = None
         has_begun = False
         try:
-            work.place = await self.nouns.router.choose(work)
+            work.place = await self._patiently(lambda: self.nouns.router.place(work))
             composed = self.nouns.composer.compose_item(work.invocation, self.spec, self.version)
             work.invocation = composed.invocation
             self._put_begun(work, fed, composed.trimmed, is_asked=True)
@@ -162,22 +172,41 @@ class ItemWorker:
             await self._until_retry(work, fed, spent, outcome, decision.delay, slot)
 
     async def _ask(self, work: Work, recorder: ItemRecorder, slot: Slot) -> Success | Failure:
+        # Who has a permit has a slot: the other way round, two could wait for each other.
         await slot.take()
         try:
+            await self._patiently(lambda: self.nouns.router.admit(work, work.place))
             outcome = await self.attempting.attempt(work, recorder)
             assert not isinstance(outcome, Waiting)  # an item is a part of a run, which waits for it
+        except BaseException:
+            work.usage = recorder.usage
+            raise
+        else:
+            work.usage = recorder.usage
+            # Before its end is written: others may have its place meanwhile.
+            await self.nouns.router.leave(work, outcome)
             return outcome
         finally:
             slot.leave()
 
+    async def _patiently(self, ask: Callable[[], Awaitable[Result]]) -> Result:
+        """Ask for what the database is needed for; one that is away is waited for, as long as the writer does."""
+        until = self.nouns.clock.now() + _PATIENCE
+        while True:
+            try:
+                return await ask()
+            except StorageError:
+                if self.nouns.clock.now() >= until:
+                    raise
+                await self.nouns.clock.sleep(1.0)
+
     async def _until_retry(self, work: Work, fed: Fed, spent: _Spent, failure: Failure, delay: float, slot: Slot) -> None:
         try:
             await self.writer.put()
-            await self.nouns.router.leave(work, failure)
             await self.nouns.clock.sleep(delay)
             slot.come()
             work.tries += 1
-            work.place = await self.nouns.router.choose(work)
+            work.place = await self._patiently(lambda: self.nouns.router.place(work))
             at, place = self.nouns.clock.now(), work.place
             self.writer.group.started.append(BegunAttempt(work.stored.id, work.attempt, place.agent.name, place.node.name, at))
             await self.writer.put()
@@ -216,14 +245,15 @@ class ItemWorker:
             "trace_id": trace_id,
         }
         stored = StoredExecution.model_construct(**{**self._like, **about})
-        return Work(self.spec, self._agent_for(fed), batch.run, self.checks, Trace(trace_id), stored, asked, now)
+        agent, node = self._destination(fed)
+        return Work(self.spec, agent, batch.run, self.checks, Trace(trace_id), stored, asked, now, only_node=node)
 
-    def _agent_for(self, fed: Fed) -> Agent:
+    def _destination(self, fed: Fed) -> tuple[Agent, str | None]:
+        """The agent of an item, and the node if only one is meant."""
         value = fed.item.value
         if self.spec.batch is None or self.spec.batch.form != "broadcast" or not isinstance(value, dict):
-            return self.agent
-        agent = self.agents[str(value["agent"])]
-        return Agent(agent.name, [Node(node.name, node.runtime) for node in agent.nodes if node.name == value["node"]])
+            return self.agent, None
+        return self.agents[str(value["agent"])], str(value["node"])
 
     def _recorder(self, work: Work) -> ItemRecorder:
         return ItemRecorder(

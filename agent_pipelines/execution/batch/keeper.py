@@ -78,9 +78,12 @@ class BatchKeeper:
             again = self.dispatcher.last_split(connection, batch)
         if execution is not None and execution.status is not Status.RUNNING:
             # It is to be split again, and the run for that has not begun.
-            if again is None or again.verdict is not Verdict.LAUNCH_FAILED:
+            if again is None and execution.status is Status.FAILED:
+                reason = execution.error_message or "the run that split it was lost"
+            elif again is None or again.verdict is not Verdict.LAUNCH_FAILED:
                 return
-            reason = again.reason or "the run that is to split it again did not come"
+            else:
+                reason = again.reason or "the run that is to split it again did not come"
         else:
             run_id = batch.run_id if execution is None else execution.run_id
             if (how := self._lost(run_id)) is None:
@@ -133,10 +136,12 @@ class BatchKeeper:
         if last is None or last.verdict is None or execution is None:
             return
         if last.verdict is Verdict.RAN:
-            how = self._lost(execution.run_id)
-            if how is None or execution.status in (Status.SUCCEEDED, Status.WAITING):
+            # One that died before it took the execution up has left it waiting, as the run that split the batch did.
+            run_id = last.run_id or execution.run_id
+            how = self._lost(run_id)
+            if how is None or execution.status is Status.SUCCEEDED:
                 return
-            reason = f"run {execution.run_id} {how} while it merged"
+            reason = f"run {run_id} {how} while it merged"
         else:
             reason = last.reason or "the run of its merge did not come"
         requests = int(last.occurrence.rpartition("/")[2]) + 1

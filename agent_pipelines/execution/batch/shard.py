@@ -190,10 +190,16 @@ class ShardWorker:
             lambda: open_source(self._spec, base, agents, directory),
         )
         places = asyncio.Semaphore(_OPEN * self._spec.batch.in_flight)
+        errors: list[Exception] = []
 
         async def carry(fed: Fed, execution_id: str, slot: Slot) -> None:
             try:
                 await worker.work(fed, execution_id, slot)
+            except ShardLost:
+                raise
+            except Exception as error:
+                errors.append(error)  # its record could not be kept: the shard is not done
+                raise
             finally:
                 in_flight.pop(execution_id, None)
                 slot.leave()
@@ -214,6 +220,8 @@ class ShardWorker:
             await _all(in_flight.values())
             return str(error)
         await _all(in_flight.values())
+        if errors:
+            raise errors[0]
         return None
 
     async def _give_back(self, batch_id: str, number: int, reason: str) -> None:

@@ -61,7 +61,7 @@ class Echo(Runtime[RuntimeConfig]):
 
 def spec(batch: dict[str, Any] | None = None, **changes: Any) -> TaskSpec:
     values = {"items": {"file": "items.jsonl"}, "key": "id", "shard_size": 10, "in_flight": 4, **(batch or {})}
-    given = {"prompt": "{{ item.text }}", "retry": {"max_attempts": 2, "errors": ["internal"]}, **changes}
+    given = {"prompt": "{{ item.text }}", "retry": {"max_attempts": 2, "errors": ["internal"], "resumes": 2}, **changes}
     return task(batch=values, **given)
 
 
