@@ -128,7 +128,7 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         job = job_name(self)
-        assets, jobs = [task_asset(self)], [task_job(self)]
+        assets, jobs = [task_asset(self, followers=self._followers)], [task_job(self)]
         if self.batch is not None:
             directory = self._source.root or Path()
             assets, jobs = [merged_asset(self, directory), shards_asset(self, directory)], [task_job(self), *batch_jobs(self)]

@@ -44,12 +44,12 @@ BATCH_TRANSITIONS: Mapping[BatchStatus, frozenset[BatchStatus]] = {
     BatchStatus.MERGING: frozenset({BatchStatus.SUCCEEDED, BatchStatus.FAILED, BatchStatus.CANCELLED}),
     BatchStatus.FAILED: frozenset({BatchStatus.SPLITTING, BatchStatus.RUNNING}),
     BatchStatus.CANCELLED: frozenset({BatchStatus.SPLITTING, BatchStatus.RUNNING}),
-    BatchStatus.SUCCEEDED: frozenset(),
+    BatchStatus.SUCCEEDED: frozenset({BatchStatus.RUNNING}),
 }
-"""The legal changes of a batch; the database refuses all others. One that failed or was cancelled can be reopened."""
+"""The legal changes of a batch; the database refuses all others. One that has ended can be reopened."""
 
 SHARD_TRANSITIONS: Mapping[ShardStatus, frozenset[ShardStatus]] = {
-    ShardStatus.PENDING: frozenset({ShardStatus.RUNNING, ShardStatus.CANCELLED}),
+    ShardStatus.PENDING: frozenset({ShardStatus.RUNNING, ShardStatus.FAILED, ShardStatus.CANCELLED}),
     ShardStatus.RUNNING: frozenset({ShardStatus.PENDING, *ENDED_SHARD}),
     **dict.fromkeys(sorted(ENDED_SHARD), frozenset({ShardStatus.PENDING})),
 }

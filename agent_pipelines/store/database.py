@@ -3,7 +3,9 @@
 import asyncio
 import os
 import queue
+import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
@@ -215,7 +217,8 @@ def _sqlite_engine(url: sa.URL, busy_timeout: float) -> sa.Engine:
 
     def configure(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver must not begin transactions of its own
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+        _write_ahead(connection, time.monotonic() + busy_timeout)
+        for pragma in ("synchronous = NORMAL", "foreign_keys = ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     def begin(connection: sa.Connection) -> None:
@@ -226,6 +229,18 @@ def _sqlite_engine(url: sa.URL, busy_timeout: float) -> sa.Engine:
     event.listen(engine, "connect", configure)
     event.listen(engine, "begin", begin)
     return engine
+
+
+def _write_ahead(connection: sqlite3.Connection, until: float) -> None:
+    """Have a file be written ahead. SQLite itself does not wait when several processes open a new file at once."""
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _postgres_engine(url: sa.URL) -> sa.Engine:

@@ -16,6 +16,7 @@ SUMMARY = {
     *("created_at", "finished_at", "attempts", "agent", "node", "model", "prompt_version", "session_id", "trace_id"),
     *("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "requests", "cost_usd", "reason"),
     *("error_class", "error_stage", "error_message", "duration_seconds", "total_tokens"),
+    *("shard", "fallback_from", "degraded", "cached_from", "stale_from", "batch_id", "position"),
 }
 
 

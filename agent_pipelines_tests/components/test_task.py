@@ -198,11 +198,16 @@ remember: [total]
 emits: digest.ready
 timeout: {attempt: 1m, total: 1h 30m}
 retry: {max_attempts: 2, delay: 2s, factor: 1.5, max_delay: 5m, jitter: 0, errors: [timeout], idempotent: true}
+fallback: [{agent: spare}]
+degrade: [{to: partial}]
+placement: {labels: {gpu: a100}}
+resource_keys: [warehouse]
 budget: {tokens: 1000, usd: 0.5}
 cost_estimate: {tokens: 500}
 service_level: {start_within: 1m, finish_within: 30m}
 risk: high
 priority: 5
+priority_class: batch
 lane: run
 pool: model
 owners: ["team:data"]
@@ -214,9 +219,9 @@ notifications: [desk]
 def test_every_field_can_be_written_in_yaml_and_is_in_the_schema(project: Project) -> None:
     task = _load(project.task("folder", EVERYTHING, prompt=None))
     written = {**yaml.safe_load(EVERYTHING), "intent": "Sum up the day", "agent": "writer"}
-    # A batch goes with none of state, sessions and deduplication.
-    assert set(written) == set(TaskSpec.model_fields) - {"batch"}
-    assert set(task.model_fields_set) == set(TaskSpec.model_fields) - {"batch"}
+    # A batch goes with none of state, sessions, deduplication and fallbacks; a cache with fresh sessions of low risk only.
+    assert set(written) == set(TaskSpec.model_fields) - {"batch", "cache"}
+    assert set(task.model_fields_set) == set(TaskSpec.model_fields) - {"batch", "cache"}
     assert TaskSpec.model_validate(written).spec_hash == task.spec_hash
     validator = jsonschema.Draft202012Validator(TaskAttributes.model_json_schema())
     assert [error.message for error in validator.iter_errors(written)] == []

@@ -136,6 +136,8 @@ def test_cancelling_stops_the_work(case: Case, world: World) -> None:
 
 
 def test_cancelling_an_execution_reaches_the_work_and_says_what_was_done(case: Case, world: World) -> None:
+    if case.kind == "node":
+        pytest.skip("an execution hands its work to nodes that have registered: see e2e/test_outbound_nodes.py")
     hang = case.hang(world)
     database = Database(f"sqlite:///{world.path / 'record.db'}")
     migrate(database)

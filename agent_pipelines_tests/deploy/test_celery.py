@@ -169,10 +169,10 @@ def test_each_process_has_the_variables_of_its_settings() -> None:
 
 def test_the_compose_files_fit_together() -> None:
     services = merged()
-    assert set(services) == {"postgres", "redis", "migrate", "code", "daemon", "webserver", "worker"}
+    assert set(services) == {"postgres", "redis", "migrate", "code", "daemon", "poller", "webserver", "worker"}
     build = services["worker"]["build"]
     assert (DEPLOY.parent / build["args"]["SETTINGS"]).exists()
-    for name in ("migrate", "code", "daemon", "webserver"):
+    for name in ("migrate", "code", "daemon", "poller", "webserver"):
         assert services[name]["build"] == build
         assert set(services[name]["depends_on"]) <= set(services)
 

@@ -139,14 +139,14 @@ def test_the_workspace_names_the_code_server_of_the_containers() -> None:
 def test_the_containers_fit_together() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     services = compose["services"]
-    assert set(services) == {"postgres", "migrate", "code", "daemon", "webserver"}
+    assert set(services) == {"postgres", "migrate", "code", "daemon", "poller", "webserver"}
     for name, service in services.items():
         for needed, how in service.get("depends_on", {}).items():
             assert needed in services
             if how["condition"] == "service_healthy":
                 assert "healthcheck" in services[needed], f"{name} waits for {needed}, which has no health check"
     used = set(re.findall(r"env: (\w+)", (DEPLOY / "postgres" / "dagster.yaml").read_text()))
-    for name in ("migrate", "code", "daemon", "webserver"):
+    for name in ("migrate", "code", "daemon", "poller", "webserver"):
         assert used <= set(services[name]["environment"])
     assert services["postgres"]["environment"]["POSTGRES_DB"] == services["code"]["environment"]["AGENT_PIPELINES_PG_DATABASE"]
     assert services["webserver"]["ports"] == ["127.0.0.1:3000:3000"]

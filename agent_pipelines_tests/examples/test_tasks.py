@@ -114,6 +114,9 @@ def test_dagster_can_load_them() -> None:
         "morning__morning_report",
         "morning__record",
         "operations__data_quality",
+        "operations__carrier_review",
+        "operations__carrier_review__shards",
+        "operations__carrier_review__merge",
         "code__code_review",
         "code__code_review_backlog",
     }

@@ -326,12 +326,15 @@ def test_killed_at_any_boundary_the_next_burst_finishes_and_nothing_is_done_twic
     with hub.database.transaction() as connection:  # as the keeper of the bursts and the reconciler do
         given_back = hub.ticks.give_back(connection, "killed")
         lost = [each.id for each in hub.executions.unfinished(connection)]
-        assert all(hub.executions.close_lost(connection, execution_id, "killed") for execution_id in lost)
+        closed = [each for each in lost if hub.executions.close_lost(connection, each, "killed")]
     assert given_back > 0 if boundary == "take" else lost
     asyncio.run(worker(hub, killed_burst.Noting(notes), run_id="next").work())
     assert verdicts(hub) == {"ran": 30}
     ended = Counter(each.status for each in executions(hub))
-    assert ended == {Status.SUCCEEDED: 30 - len(lost), **({Status.FAILED: len(lost)} if lost else {})}
+    # Where no agent had been asked, it goes on by itself.
+    assert ended == Counter(
+        {Status.SUCCEEDED: 30 - len(lost), Status.FAILED: len(closed), Status.WAITING: len(lost) - len(closed)}
+    )
     asked = Counter(notes.read_text().split())
     assert max(asked.values()) == 1
     assert len(asked) >= 30 - len(lost)

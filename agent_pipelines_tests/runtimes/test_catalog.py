@@ -43,7 +43,7 @@ def test_importing_the_catalog_imports_no_adapter() -> None:
 @pytest.mark.parametrize(
     ("kind", "config", "field", "words"),
     [
-        ("opneai", {}, "kind", "known are anthropic, command, fake, openai, python. Did you mean 'openai'?"),
+        ("opneai", {}, "kind", "known are anthropic, command, fake, http, node, openai, python. Did you mean 'openai'?"),
         ("teapot", {}, "kind", "there is no runtime 'teapot'"),
         ("openai", {"model": "m"}, "base_url", "needs this setting"),
         ("openai", {"base_url": "http://h", "model": "m", "streem": 1}, "streem", "Did you mean 'stream'?"),

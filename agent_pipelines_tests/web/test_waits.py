@@ -33,7 +33,7 @@ def waiting(hub: Hub, clock: ManualClock) -> tuple[str, str]:
             token=TOKEN,
         )
         hub.executions.waits.let_go(connection, execution.id, spent=Usage(), model=None)
-        hub.executions.wait(connection, execution.id, "run")
+        hub.executions.wait(connection, execution.id, run_id="run")
     return execution.id, wait_id
 
 

@@ -198,7 +198,7 @@ def test_what_is_finished_is_not_done_again_after_kill(batching: Batching, tmp_p
 
 def test_an_item_whose_process_always_dies_is_set_aside(batching: Batching, tmp_path: Path, clock: ManualClock) -> None:
     write(batching.directory, ["say it"])
-    task = spec({"shard_size": 60})
+    task = spec({"shard_size": 60}, retry={"max_attempts": 2, "idempotent": True})
     split = batching.split(task)
     assert split.batch is not None
     url = batching.hub.database.url.render_as_string(hide_password=False)
@@ -211,7 +211,10 @@ def test_an_item_whose_process_always_dies_is_set_aside(batching: Batching, tmp_
     assert shard is not None
     assert (shard.status, shard.failed, batching.echo.asked) == (ShardStatus.SUCCEEDED, 1, [])
     (result,) = batching.results(split.batch.id)
-    assert (result.error_class, result.error_message) == ("unknown_outcome", "its process died in each of 2 attempts")
+    assert (result.error_class, result.error_message) == (
+        "unknown_outcome",
+        "its process died while its agent was at work (2 of its attempts)",
+    )
 
 
 def test_a_run_that_was_taken_for_dead_writes_nothing_more(batching: Batching, clock: ManualClock) -> None:
