@@ -17,7 +17,9 @@ from agent_pipelines.store.database import Connection
 
 _LOOK_AFTER = 30_000_000  # microseconds after which it is seen to that a run that was asked for has come
 _LEASE = 30.0  # seconds
-_LAUNCH_AGAIN = 60_000_000  # microseconds before another run is asked for after one could not be launched
+_LAUNCH_AGAIN = 60_000_000  # microseconds before another run is asked for after one could not be launched, doubled each time,
+_LONGEST_PAUSE = 3_600_000_000  # but no longer than this
+_REQUESTS = 60  # after which it is given up, about two days later
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,15 @@ class Continuations:
             if tick is not None and tick.verdict is None:
                 waits.put_back(connection, wait, now + _LOOK_AFTER)
                 return
-            if tick is not None and tick.execution_id is None and now - (tick.decided_at or now) < _LAUNCH_AGAIN:
-                waits.put_back(connection, wait, (tick.decided_at or now) + _LAUNCH_AGAIN)
-                return
+            if tick is not None and tick.execution_id is None:  # it could not be launched
+                again = (tick.decided_at or now) + min(_LAUNCH_AGAIN << min(number - 1, 10), _LONGEST_PAUSE)
+                if number >= _REQUESTS:
+                    message = f"no run could be had to go on with it, in {number} requests; the last one: {tick.reason}"
+                    self.ledger.executions.give_up(connection, execution.id, message)
+                    return
+                if now < again:
+                    waits.put_back(connection, wait, again)
+                    return
         self._claim(connection, execution, _occurrence(wait, number + 1), now)
         waits.continued(connection, wait, number=number + 1, next_look_at=now + _LOOK_AFTER)
 

@@ -290,6 +290,12 @@ class Executions:
         self.close(connection, execution_id, Status.FAILED, error=(error_class, Stage.INVOKE, message))
         return True
 
+    def give_up(self, connection: sa.Connection, execution_id: str, message: str) -> None:
+        """Close an execution that waits and that no run goes on with. Raises IllegalTransition if it has ended."""
+        self.attempts.lose(connection, execution_id)
+        self.waits.settle(connection, execution_id)
+        self.close(connection, execution_id, Status.FAILED, error=(ErrorClass.INTERNAL, Stage.INVOKE, message))
+
     def wait(self, connection: sa.Connection, execution_id: str, *, run_id: str) -> StoredExecution:
         """Have a run's execution wait: no process holds it until a run takes it up. Raises IllegalTransition if it cannot."""
         return self._update(connection, _WAIT, execution_id, of_run=run_id, status=str(Status.WAITING))

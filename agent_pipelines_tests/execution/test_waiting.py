@@ -12,6 +12,7 @@ from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.engine.tick import CONTINUATION, Tick
 from agent_pipelines.execution.asked import invocation_of
 from agent_pipelines.hub import Hub
+from agent_pipelines.ledger.stored import StoredExecution
 from agent_pipelines.runtimes.fake import FakeConfig, FakeRuntime
 from agent_pipelines.runtimes.fleet import Agent, Node
 from agent_pipelines.store.database import Database
@@ -58,6 +59,12 @@ class World:
         """The run that the only continuation asks for."""
         (tick,) = self.continuations()
         return self.execute(invocation_of(tick, task, "", None), task=task, resumes=True, continues=tick.occurrence)
+
+    def stored(self, result: ExecutionResult) -> StoredExecution:
+        with self.database.reading() as connection:
+            stored = self.hub.executions.get(connection, result.execution_id)
+        assert stored is not None
+        return stored
 
     def attempts(self, result: ExecutionResult) -> list[str]:
         with self.database.reading() as connection:
@@ -302,3 +309,24 @@ def test_a_question_that_nobody_answers_is_a_timeout(database: Database, clock: 
 
 class Died(BaseException):
     """As good as kill -9: nothing that would tidy up runs."""
+
+
+def test_what_no_run_can_go_on_with_ends(world: World, clock: ManualClock) -> None:
+    begun = world.execute(invocation())
+    clock.time += 25 * HOUR_US
+    world.look()
+    requested, since = 0, clock.now()
+    while (stored := world.stored(begun)).status is Status.WAITING:
+        for tick in world.continuations():  # its job is not there any more
+            requested += 1
+            with world.database.transaction() as connection:
+                of = (tick.task_key, CONTINUATION, tick.occurrence)
+                world.hub.ticks.decide(connection, *of, Verdict.LAUNCH_FAILED, reason="there is no such job")
+        clock.time += 300_000_000
+        world.look()
+    assert (stored.status, stored.error_class) == (Status.FAILED, "internal")
+    assert "there is no such job" in (stored.error_message or "")
+    assert requested == 60
+    assert 48 * HOUR_US < clock.now() - since < 72 * HOUR_US
+    assert world.look() == 0
+    assert world.attempts(begun) == ["lost"]
