@@ -56,10 +56,16 @@ class Degrading:
             case "human":
                 return await self.settler.fail(work, failure, last_attempt, lambda c: self._ask(c, work, failure))
             case "task":
-                if _may_be_at_work(work, failure):
+                if _may_be_at_work(work, failure) or await self._may_have_acted(work):
                     return None
                 path = work.spec.resolve(step.task or "")
                 return await self.settler.fail(work, failure, last_attempt, lambda c: self._request(c, work, path))
+
+    async def _may_have_acted(self, work: Work) -> bool:
+        """Whether an effect of it may have happened that nobody knows of, so that another task could repeat it."""
+        if work.spec.retry.idempotent:
+            return False
+        return await self.database.read(lambda c: self.ledger.effects.is_open(c, work.stored.id))
 
     async def _newest(
         self, work: Work, failure: Failure, max_age: float, last_attempt: Operation[None] | None

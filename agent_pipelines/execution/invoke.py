@@ -71,7 +71,7 @@ class Invoker:
                 return outcome, self._waits(work, recorder, started_at, outcome)
             decision = self._decide(work, outcome)
             work.inner_tries += outcome.tries - 1
-            place = self._fallback(work, outcome, decision)
+            place = await self._fallback(work, outcome, decision)
             if place is not None:
                 decision = replace(decision, reason=f"{decision.reason}; fallback {place} is asked")
             ended = self._ended(work, recorder, started_at, "failed", outcome, decision)
@@ -92,10 +92,14 @@ class Invoker:
             work.place = await self.router.choose(work)
             await self.database.write(lambda connection: self._start(connection, work))
 
-    def _fallback(self, work: Work, failure: Failure, decision: Decision) -> int | None:
+    async def _fallback(self, work: Work, failure: Failure, decision: Decision) -> int | None:
         if decision.delay is not None or not decision.may_move or work.remaining(self.clock.now()) <= 0:
             return None
-        return work.following(failure.error_class)
+        place = work.following(failure.error_class)
+        if place is not None and not work.spec.retry.idempotent:
+            is_open = await self.database.read(lambda c: self.ledger.effects.is_open(c, work.stored.id))
+            return None if is_open else place
+        return place
 
     async def _switch(self, work: Work, place: int, failure: Failure) -> Failure | None:
         """Ask a fallback from now on; what it is given is put together anew. Returns why that cannot be done, if it cannot."""
@@ -263,7 +267,7 @@ class Invoker:
 
         def record(connection: Connection) -> None:
             if has_wait:
-                self.ledger.executions.waits.settle(connection, work.stored.id)
+                self.ledger.executions.waits.settle(connection, work.stored.id, run_id=work.run.run_id)
             self.ledger.executions.attempts.finish(
                 connection,
                 work.stored.id,

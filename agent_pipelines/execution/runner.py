@@ -140,7 +140,7 @@ class Runner:
             # The same try goes on: numbers and limits count from where it began.
             work.stored = stored.model_copy(update={"attempts": arrived.attempt - arrived.tries})
             work.invocation = frozen.model_copy(update={"deadline_at": arrived.deadline_at})
-            work.arrived, work.tries, work.has_wait = arrived, arrived.tries, True
+            work.go_on(arrived)
         elif failure is None and deadline_at <= max(started_at, begins_at):
             words = f"the deadline was {isoformat(deadline_at)}, and the work had not begun"
             failure = Failure(ErrorClass.TIMEOUT, Stage.ADMIT, words)

@@ -137,6 +137,17 @@ class Work:
         left = enumerate(self.spec.fallback[self.fallbacks :], start=self.fallbacks + 1)
         return next((place for place, each in left if error_class in each.errors), None)
 
+    def go_on(self, arrived: StoredWait) -> None:
+        """Have the attempt go on that has waited, at the fallback where it was begun."""
+        self.arrived, self.tries, self.has_wait = arrived, arrived.tries, True
+        names = [each.agent for each in self.spec.fallback]
+        if arrived.agent == self.spec.agent or arrived.agent not in names:
+            return
+        place = names.index(arrived.agent) + 1
+        self.agent = self.others.get(arrived.agent, self.agent)
+        self.fallbacks, self.parameters = place, self.spec.fallback[place - 1].parameters
+        self.tries_before = arrived.tries - 1
+
     def move_on(self, place: int) -> FallbackSpec:
         """Have a fallback asked from now on."""
         chosen = self.spec.fallback[place - 1]

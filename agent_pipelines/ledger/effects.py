@@ -167,6 +167,12 @@ class Effects:
         rows = connection.execute(query.order_by(effects.c.seq.desc()).limit(limit)).mappings()
         return [Effect.model_validate(row) for row in rows]
 
+    def is_open(self, connection: sa.Connection, execution_id: str) -> bool:
+        """Whether an effect of an execution was begun of which nobody knows whether it has happened."""
+        unknown = effects.c.status.in_([str(EffectStatus.INTENDED), str(EffectStatus.UNKNOWN)])
+        query = sa.select(effects.c.id).where(effects.c.execution_id == execution_id, unknown).limit(1)
+        return connection.execute(query).first() is not None
+
     def forget(self, connection: sa.Connection, *, ended_before: Microseconds, limit: int) -> int:
         """Remove effects that are done or abandoned since long; returns how many. Their keys may then act again."""
         over = effects.c.status.in_([str(EffectStatus.DONE), str(EffectStatus.ABANDONED)])

@@ -10,11 +10,13 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.event import Usage
+from agent_pipelines.core.execution import Status
 from agent_pipelines.core.plain import record
 from agent_pipelines.ledger.recordable import recordable, recordable_text
 from agent_pipelines.store.insertion import insert_new
-from agent_pipelines.store.tables import human_tasks, waits
+from agent_pipelines.store.tables import executions, human_tasks, waits
 
+_ABANDONED = 300_000_000  # microseconds behind its deadline after which anybody ends a wait
 _NOT_TOLD = frozenset({"draft", "fence", "outcome", "spent", "tries", "model"})
 
 State = Literal["held", "waiting", "arrived", "settled"]
@@ -164,11 +166,15 @@ class Waits:
             connection.execute(waits.update().where(waits.c.id == wait.id).values(**values))
         return self.unsettled(connection, execution_id)
 
-    def settle(self, connection: sa.Connection, execution_id: str) -> None:
-        """The attempt that waited has ended."""
+    def settle(self, connection: sa.Connection, execution_id: str, *, run_id: str | None = None) -> None:
+        """The attempt that waited has ended. With `run_id` only if that run is at work on the execution."""
         now = self._clock.now()
         values = {"state": "settled", "next_look_at": None, "ended_at": sa.func.coalesce(waits.c.ended_at, now)}
-        connection.execute(waits.update().where(*_unsettled(execution_id)).values(**values))
+        conditions = [*_unsettled(execution_id)]
+        if run_id is not None:
+            at_work = sa.and_(executions.c.run_id == run_id, executions.c.status == str(Status.RUNNING))
+            conditions.append(sa.exists().where(executions.c.id == execution_id, at_work))
+        connection.execute(waits.update().where(*conditions).values(**values))
 
     def cancel(self, connection: sa.Connection, execution_id: str) -> StoredWait | None:
         """Nobody waits any more: remote work is to be cancelled there. Returns the wait as it stood, None if there was none."""
@@ -208,12 +214,18 @@ class Waits:
     ) -> Sequence[StoredWait]:
         """Take what is to be looked at now, the longest due first, for `lease` seconds; nobody else is given it until then.
 
-        Remote work only of these agents. A wait for people is due when they have answered, and at its deadline.
+        Remote work only of these agents, and what nobody has looked after until minutes behind its deadline. A wait for people is
+        due when they have answered, and at its deadline.
         `arrived_only`: only what a run is to go on with.
         """
         now = self._clock.now()
         is_free = sa.or_(waits.c.lease_until.is_(None), waits.c.lease_until <= now)
-        ours = sa.or_(waits.c.kind == "human", waits.c.agent.in_(agents), (waits.c.state == "arrived") & waits.c.cancel.is_(None))
+        ours = sa.or_(
+            waits.c.kind == "human",
+            waits.c.agent.in_(agents),
+            (waits.c.state == "arrived") & waits.c.cancel.is_(None),
+            (waits.c.state == "waiting") & (waits.c.deadline_at <= now - _ABANDONED),
+        )
         if arrived_only:
             ours = (waits.c.state == "arrived") & waits.c.cancel.is_distinct_from("asked")
         due = sa.select(waits.c.id).where(waits.c.next_look_at <= now, is_free, ours).order_by(waits.c.next_look_at).limit(limit)
