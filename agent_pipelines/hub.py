@@ -178,11 +178,11 @@ class Hub:
 
     @cached_property
     def continuations(self) -> Continuations:
-        return Continuations(self.clock, self.ledger, self.ticks)
+        return Continuations(self.clock, self.ledger, self.ticks, self.human_tasks)
 
     def poller(self, agents: Mapping[str, Callable[[], Agent]]) -> Poller:
         """Who looks after the executions that wait, for the agents that it can ask."""
-        return Poller(self.database, self.clock, self.ledger, self.human_tasks, self.continuations, agents)
+        return Poller(self.database, self.clock, self.ledger, self.continuations, agents)
 
     @cached_property
     def batch_nouns(self) -> BatchNouns:

@@ -1,6 +1,7 @@
 """Asking for the run that goes on with an execution that has waited."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import JsonValue
 
@@ -10,6 +11,8 @@ from agent_pipelines.core.invocation import Origin
 from agent_pipelines.engine.launch import Launch, launch_of
 from agent_pipelines.engine.tick import CONTINUATION
 from agent_pipelines.engine.ticks import Ticks
+from agent_pipelines.execution.arrived import Arrived
+from agent_pipelines.governance.human_tasks import HumanTasks
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.ledger.stored import StoredExecution
 from agent_pipelines.ledger.waits import StoredWait
@@ -24,18 +27,50 @@ _REQUESTS = 60  # after which it is given up, about two days later
 
 @dataclass(frozen=True)
 class Continuations:
-    """Claims the ticks of continuations: each request once, and another one if the run of the one before is lost."""
+    """Claims the ticks of continuations: each request once, and another one if the run of the one before is lost.
+
+    Also decides what waits for people, which needs no agent.
+    """
 
     clock: Clock
     ledger: Ledger
     ticks: Ticks
+    human_tasks: HumanTasks
 
     def look(self, connection: Connection) -> int:
-        """See to it that runs go on with what has arrived; returns how many waits were looked at."""
-        taken = self.ledger.executions.waits.take(connection, agents=(), lease=_LEASE, arrived_only=True)
+        """Do for all waits what can be done without asking an agent; returns how many were looked at."""
+        taken = self.ledger.executions.waits.take(connection, agents=(), lease=_LEASE)
         for wait in taken:
-            self.request(connection, wait)
+            self.decide(connection, wait)
         return len(taken)
+
+    def decide(self, connection: Connection, wait: StoredWait) -> None:
+        """Go on with what has arrived, or what people have answered or not answered in time; `wait` was taken."""
+        waits = self.ledger.executions.waits
+        if wait.state == "arrived":
+            self.request(connection, wait)
+        elif wait.state == "waiting" and wait.kind == "human":
+            assert wait.human_task_id is not None
+            task = self.human_tasks.get(connection, wait.human_task_id)
+            if task is not None and not task.is_open:
+                self.arrive(connection, wait, Arrived.of_answer(task, wait.draft))
+            elif self.clock.now() >= wait.deadline_at:
+                self.arrive(connection, wait, Arrived.too_late(wait))
+            else:
+                waits.put_back(connection, wait, wait.deadline_at)
+        elif wait.state == "waiting":  # nobody who knows its agent has ended it at its deadline
+            self.arrive(connection, wait, Arrived.too_late(wait), cancel="failed")
+        else:
+            waits.put_back(connection, wait, None)
+
+    def arrive(
+        self, connection: Connection, wait: StoredWait, arrived: Arrived, *, cancel: Literal["done", "failed"] | None = None
+    ) -> None:
+        """Keep what has come of a wait, and have a run go on with it; `wait` was taken."""
+        if self.ledger.executions.waits.arrive(connection, wait, arrived.model_dump(mode="json"), cancel=cancel):
+            kept = self.ledger.executions.waits.get(connection, wait.id)
+            assert kept is not None
+            self.request(connection, kept)
 
     def request(self, connection: Connection, wait: StoredWait) -> None:
         """See to it that a run goes on with a wait whose outcome has arrived; `wait` was taken."""

@@ -12,7 +12,6 @@ from agent_pipelines.core.errors import RuntimeFailure, StorageError
 from agent_pipelines.core.secrets import redactor
 from agent_pipelines.execution.arrived import Arrived, next_look
 from agent_pipelines.execution.continuations import Continuations
-from agent_pipelines.governance.human_tasks import HumanTasks
 from agent_pipelines.ledger.ledger import Ledger
 from agent_pipelines.ledger.recordable import recordable_text
 from agent_pipelines.ledger.waits import StoredWait
@@ -66,7 +65,6 @@ class Poller:
         database: Database,
         clock: Clock,
         ledger: Ledger,
-        human_tasks: HumanTasks,
         continuations: Continuations,
         agents: Mapping[str, Callable[[], Agent]],
         *,
@@ -76,7 +74,6 @@ class Poller:
         self._clock = clock
         self._ledger = ledger
         self._waits = ledger.executions.waits
-        self._human_tasks = human_tasks
         self._continuations = continuations
         self._makers = agents
         self._agents: dict[str, Agent] = {}
@@ -132,36 +129,8 @@ class Poller:
     async def _go_on(self, waits: Sequence[StoredWait], looked: Looked) -> None:
         """Continue what has arrived, and what people have answered or have not answered in time."""
         if waits:
-            await self._database.write(lambda connection: [self._decide(connection, wait) for wait in waits])
+            await self._database.write(lambda connection: [self._continuations.decide(connection, wait) for wait in waits])
             looked.arrived += sum(wait.state == "waiting" for wait in waits)
-
-    def _decide(self, connection: Connection, wait: StoredWait) -> None:
-        if wait.state == "arrived":
-            self._continuations.request(connection, wait)
-        elif wait.kind == "human" and wait.state == "waiting":
-            assert wait.human_task_id is not None
-            task = self._human_tasks.get(connection, wait.human_task_id)
-            if task is not None and not task.is_open:
-                self._arrive(connection, wait, Arrived.of_answer(task, wait.draft))
-            elif self._clock.now() >= wait.deadline_at:
-                self._arrive(connection, wait, Arrived.too_late(wait))
-            else:
-                self._waits.put_back(connection, wait, wait.deadline_at)
-        else:
-            self._waits.put_back(connection, wait, None)
-
-    def _arrive(
-        self,
-        connection: Connection,
-        wait: StoredWait,
-        arrived: Arrived,
-        *,
-        cancel: Literal["done", "failed"] | None = None,
-    ) -> None:
-        if self._waits.arrive(connection, wait, arrived.model_dump(mode="json"), cancel=cancel):
-            kept = self._waits.get(connection, wait.id)
-            assert kept is not None
-            self._continuations.request(connection, kept)
 
     async def _calls_of(self, key: NodeKey, waits: Sequence[StoredWait], now: Microseconds, looked: Looked) -> Sequence[Any]:
         """The calls that ask a node about its waits; those that it is not asked about just now are given back."""
@@ -211,7 +180,7 @@ class Poller:
             elif isinstance(progress, StillRunning):
                 self._waits.look_again(connection, wait, next_look(wait, now, retry_after=progress.retry_after))
             else:
-                self._arrive(connection, wait, Arrived.of(progress))
+                self._continuations.arrive(connection, wait, Arrived.of(progress))
                 count += 1
         return count
 
@@ -250,7 +219,7 @@ class Poller:
             result: Literal["done", "failed"] = "done" if words is None else "failed"
             body: dict[str, Any] = {"handle": wait.handle, "result": result, "error": recordable_text(words or "") or None}
             if is_too_late:
-                self._arrive(connection, wait, Arrived.too_late(wait), cancel=result)
+                self._continuations.arrive(connection, wait, Arrived.too_late(wait), cancel=result)
             else:
                 self._waits.cancelled(connection, wait, result)
             self._ledger.journal.note(connection, wait.execution_id, at=now, kind="cancel_call", body=body)

@@ -210,27 +210,23 @@ class Waits:
         agents: Collection[str],
         lease: float,
         limit: int = 1_000,
-        arrived_only: bool = False,
     ) -> Sequence[StoredWait]:
         """Take what is to be looked at now, the longest due first, for `lease` seconds; nobody else is given it until then.
 
         Remote work only of these agents, and what nobody has looked after until minutes behind its deadline. A wait for people is
         due when they have answered, and at its deadline.
-        `arrived_only`: only what a run is to go on with.
         """
         now = self._clock.now()
         is_free = sa.or_(waits.c.lease_until.is_(None), waits.c.lease_until <= now)
         ours = sa.or_(
             waits.c.kind == "human",
             waits.c.agent.in_(agents),
-            (waits.c.state == "arrived") & waits.c.cancel.is_(None),
+            (waits.c.state == "arrived") & waits.c.cancel.is_distinct_from("asked"),
             (waits.c.state == "waiting") & (waits.c.deadline_at <= now - _ABANDONED),
         )
-        if arrived_only:
-            ours = (waits.c.state == "arrived") & waits.c.cancel.is_distinct_from("asked")
         due = sa.select(waits.c.id).where(waits.c.next_look_at <= now, is_free, ours).order_by(waits.c.next_look_at).limit(limit)
         ids = list(connection.execute(due.with_for_update(skip_locked=True)).scalars())
-        if len(ids) < limit and not arrived_only:
+        if len(ids) < limit:
             answered = (
                 sa.select(waits.c.id)
                 .join(human_tasks, human_tasks.c.id == waits.c.human_task_id)

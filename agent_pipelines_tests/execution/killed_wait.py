@@ -67,7 +67,7 @@ def asked() -> Invocation:
 
 def poller(hub: Hub, file: Path, boundary: str = "") -> Poller:
     makers = {"worker": lambda: agent(file, boundary)}
-    return Poller(hub.database, hub.clock, hub.ledger, hub.human_tasks, hub.continuations, makers, lease=LEASE)
+    return Poller(hub.database, hub.clock, hub.ledger, hub.continuations, makers, lease=LEASE)
 
 
 def die_at(boundary: str) -> None:

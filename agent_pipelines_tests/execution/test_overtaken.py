@@ -362,3 +362,27 @@ def test_a_wait_for_an_agent_that_is_no_longer_declared_ends_at_its_deadline(dat
         wait = world.hub.executions.waits.unsettled(connection, begun.execution_id)
     assert wait is not None
     assert wait.state == "arrived", f"{wait.state}, 88 days behind its deadline"
+
+
+def test_what_waits_for_people_goes_on_where_no_poller_runs(hub: Hub, execute: Execute, clock: ManualClock) -> None:
+    async def act() -> str:
+        raise ConnectionError("no answer")
+
+    async def work(invocation: Invocation) -> str:
+        return str(await effects.once("ticket", act))
+
+    def look(execution_id: str | None) -> str | None:
+        with hub.database.transaction() as connection:
+            hub.continuations.look(connection)  # as the reconciler does
+            wait = hub.executions.waits.unsettled(connection, execution_id or "")
+        return wait and wait.state
+
+    answered = execute(PythonRuntime.of(work), run=RunRef(run_id="a"))
+    with hub.database.transaction() as connection:
+        (asked,) = hub.human_tasks.list(connection, is_open=True)
+        hub.answers.answer(connection, asked.id, "done", actor="kim", data="T-7")
+    assert look(answered.execution_id) == "arrived"
+    late = execute(PythonRuntime.of(work), invocation=invocation(), run=RunRef(run_id="b"))
+    assert look(late.execution_id) == "waiting"
+    clock.time += HOUR_US
+    assert look(late.execution_id) == "arrived"

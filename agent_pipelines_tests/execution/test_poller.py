@@ -39,7 +39,7 @@ class Waiting:
 
     def poller(self, **settings: Any) -> Poller:
         hub = self.hub
-        return Poller(hub.database, hub.clock, hub.ledger, hub.human_tasks, hub.continuations, {"worker": self.agent}, **settings)
+        return Poller(hub.database, hub.clock, hub.ledger, hub.continuations, {"worker": self.agent}, **settings)
 
     def open(self, count: int) -> None:
         """Executions as they wait after their runs have ended, made at once."""
