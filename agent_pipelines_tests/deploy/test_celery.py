@@ -68,10 +68,10 @@ def instance(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
 ) -> Iterator[dg.DagsterInstance]:
     url = sa.make_url(postgres_url)
-    variables = {"HOST": url.host, "PORT": url.port, "USER": url.username, "PASSWORD": "none", "DATABASE": url.database}
+    variables = {"HOST": url.host, "PORT": url.port, "USER": url.username, "PASSWORD": "not-asked-for", "DATABASE": url.database}
     for name, value in variables.items():
         monkeypatch.setenv(f"AGENT_PIPELINES_PG_{name}", str(value))
-    monkeypatch.setenv("DAGSTER_PG_PASSWORD", "none")
+    monkeypatch.setenv("DAGSTER_PG_PASSWORD", "not-asked-for")
     monkeypatch.setenv("AGENT_PIPELINES_BROKER", "redis://127.0.0.1:1/0")
     settings = SETTINGS if request.param == "compose" else rendered(url)
     (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(settings))

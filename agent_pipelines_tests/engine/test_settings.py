@@ -51,7 +51,7 @@ def over_postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres_url:
         "HOST": url.host,
         "PORT": url.port,
         "USER": url.username,
-        "PASSWORD": url.password or "none",
+        "PASSWORD": url.password or "not-asked-for",
         "DATABASE": url.database,
     }.items():
         monkeypatch.setenv(f"AGENT_PIPELINES_PG_{name}", str(value))
