@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import time
@@ -66,6 +67,7 @@ def test_a_run_is_alive_as_long_as_its_process(instance: DagsterInstance, proces
     run = started_run(instance, process.pid)
     assert health(instance, run) is WorkerStatus.RUNNING
     process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert health(instance, run) is WorkerStatus.FAILED  # a zombie until somebody waits for it
     process.wait()
     assert health(instance, run) is WorkerStatus.FAILED
