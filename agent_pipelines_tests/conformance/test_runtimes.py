@@ -28,6 +28,10 @@ from agent_pipelines_tests.runtimes.scripted_server import ScriptedServer, runni
 from agent_pipelines_tests.runtimes.waiting import a_until
 
 
+# Those that an execution asks itself. How it stops a node that fetches its work: e2e/test_outbound_nodes.py.
+ASKED = [name for name, case in CASES.items() if case.kind != "node"]
+
+
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
@@ -135,9 +139,8 @@ def test_cancelling_stops_the_work(case: Case, world: World) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("case", ASKED, indirect=True)
 def test_cancelling_an_execution_reaches_the_work_and_says_what_was_done(case: Case, world: World) -> None:
-    if case.kind == "node":
-        pytest.skip("an execution hands its work to nodes that have registered: see e2e/test_outbound_nodes.py")
     hang = case.hang(world)
     database = Database(f"sqlite:///{world.path / 'record.db'}")
     migrate(database)

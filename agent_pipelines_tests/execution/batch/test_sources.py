@@ -1,4 +1,5 @@
 import csv
+import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,11 +133,8 @@ def test_a_key_that_comes_twice_is_found_with_both_positions() -> None:
         assert keys.add([("c", 2), ("b", 3)]) == ("b", 1, 3)
 
 
-def test_a_parquet_file_needs_its_extra_or_is_read_by_row_groups(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    arrow = pytest.importorskip("pyarrow")
-    from agent_pipelines.execution.batch.sources import ParquetSource
-
+def test_a_parquet_file_is_read_by_row_groups(tmp_path: Path) -> None:
+    arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     path = tmp_path / "items.parquet"
     parquet.write_table(arrow.table({"id": list(range(10))}), path, row_group_size=3)
     assert [item.value for item in ParquetSource(path).read_from(4, None)] == [{"id": number} for number in range(4, 10)]
