@@ -27,7 +27,6 @@ from agent_pipelines_tests.runtimes.invoking import collect, final, invocation, 
 from agent_pipelines_tests.runtimes.scripted_server import ScriptedServer, running
 from agent_pipelines_tests.runtimes.waiting import a_until
 
-
 # Those that an execution asks itself. How it stops a node that fetches its work: e2e/test_outbound_nodes.py.
 ASKED = [name for name, case in CASES.items() if case.kind != "node"]
 

@@ -10,7 +10,14 @@ import sqlalchemy as sa
 
 from agent_pipelines.core.errors import DefinitionError, StorageError
 from agent_pipelines.execution.batch.item import Item, keys_by
-from agent_pipelines.execution.batch.sources import CsvSource, FileSource, JsonLinesSource, PythonSource, QuerySource
+from agent_pipelines.execution.batch.sources import (
+    CsvSource,
+    FileSource,
+    JsonLinesSource,
+    ParquetSource,
+    PythonSource,
+    QuerySource,
+)
 from agent_pipelines.execution.batch.unique import UniqueKeys
 from agent_pipelines.store.database import Database
 
