@@ -23,6 +23,7 @@ from _deployment import AGENT, Deployment, load, postgres, quantile, workplace
 from _meter import ServerMeter
 
 from agent_pipelines.core.clock import isoformat
+from agent_pipelines.store.window import Window
 
 MUST_PER_SECOND, AIM_PER_SECOND = 60.0, 170.0
 AIM_CPU_MS = 6.0
@@ -122,7 +123,7 @@ def _wait(deployment: Deployment, tasks: int, last_due: float) -> None:
 def _rows(deployment: Deployment) -> list[tuple[int, int]]:
     """Due instant and end of the executions that have ended."""
     with deployment.hub.database.reading() as connection:
-        rows = deployment.hub.executions.rows(connection, ("due_at", "finished_at"), application="many")
+        rows = deployment.hub.executions.rows(connection, ("due_at", "finished_at"), Window(application="many"))
     return [(due_at, finished_at) for due_at, finished_at in rows if finished_at is not None]
 
 
@@ -137,7 +138,7 @@ def _busy(rows: list[tuple[int, int]]) -> float:
 
 def _verdicts(deployment: Deployment) -> dict[str, int]:
     with deployment.hub.database.reading() as connection:
-        rows = deployment.hub.ticks.rows(connection, ("verdict",), application="many")
+        rows = deployment.hub.ticks.rows(connection, ("verdict",), Window(application="many"))
     return dict(Counter(verdict for (verdict,) in rows if verdict is not None))
 
 

@@ -27,8 +27,10 @@ from pathlib import Path
 import sqlalchemy as sa
 from _agent import PROMPT, Agent
 from _deployment import AGENT, Deployment, load, postgres, quantile, workplace
+from sqlalchemy import exc
 
 from agent_pipelines.core.clock import isoformat
+from agent_pipelines.store.window import Window
 
 SECOND = 1_000_000
 EVERY = 5  # seconds
@@ -130,7 +132,7 @@ class Pair:
     def _first_claim(self, after: float) -> float | None:
         since = round(after * SECOND)
         with self._hub.database.reading() as connection:
-            rows = self._hub.ticks.rows(connection, ("claimed_at",), application="many", since=since - 60 * SECOND)
+            rows = self._hub.ticks.rows(connection, ("claimed_at",), Window(application="many", since=since - 60 * SECOND))
         return min((claimed_at / SECOND for (claimed_at,) in rows if claimed_at > since), default=None)
 
     def _wait_for(self, role: str, process: "subprocess.Popen[bytes]") -> None:
@@ -209,7 +211,7 @@ def stock(directory: Path, url: str, kills: int) -> list[float]:
     engine = sa.create_engine(url)
 
     def beats() -> set[str]:
-        with suppress(sa.exc.ProgrammingError), engine.connect() as connection:
+        with suppress(exc.ProgrammingError), engine.connect() as connection:
             found = connection.exec_driver_sql("SELECT daemon_id FROM daemon_heartbeats WHERE daemon_type = 'SCHEDULER'")
             return set(found.scalars())
         return set()

@@ -26,6 +26,7 @@ import yaml
 from _agent import PROMPT
 from _deployment import AGENT, Deployment, load, postgres, workplace
 from _meter import Meter, ServerMeter
+from sqlalchemy import exc
 
 AIM_CPU = 2.0  # per cent of a processor
 SETTLING = 150.0  # seconds; what was just registered is read again for two minutes
@@ -136,7 +137,7 @@ def stock(directory: Path, url: str) -> Iterator[Meter]:
 def _until_it_evaluates(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
     engine = sa.create_engine(url)
     while process.poll() is None:
-        with suppress(sa.exc.ProgrammingError), engine.connect() as connection:
+        with suppress(exc.ProgrammingError), engine.connect() as connection:
             if connection.exec_driver_sql("SELECT count(*) FROM job_ticks").scalar_one():
                 engine.dispose()
                 return

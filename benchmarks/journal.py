@@ -24,6 +24,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from _deployment import postgres
+from pydantic import JsonValue
 
 from agent_pipelines import effects
 from agent_pipelines.core.clock import SystemClock
@@ -41,7 +42,7 @@ from agent_pipelines.store.migration import migrate
 WINDOW = 10  # calls of a stretch; each figure is the median of the stretches around a call
 AROUND = 20  # stretches
 MUST, AIM = 1.2, 1.05
-QUESTION = {"city": "Bern", "day": "2026-02-07", "unit": "celsius"}
+QUESTION: JsonValue = {"city": "Bern", "day": "2026-02-07", "unit": "celsius"}
 WARMING = "warming"
 ANSWER = {"high": 7, "low": -1, "sky": "fog in the morning, sun later", "source": "station 06631"}
 
@@ -102,7 +103,7 @@ def measure(url: str, calls: int, *, whole_state: bool) -> tuple[dict[int, At], 
         return dict(ANSWER)
 
     async def caller(request: Invocation) -> AsyncGenerator[AgentEvent, None]:
-        conversation: list[object] = []
+        conversation: list[JsonValue] = []
         warms = request.item == WARMING
         for number in range(WINDOW * AROUND if warms else calls + 1):
             if not warms:

@@ -28,6 +28,7 @@ from httpx_aiohttp import HttpxAiohttpClient
 
 from agent_pipelines.core.clock import ManualClock, isoformat
 from agent_pipelines.core.declared import Declared
+from agent_pipelines.core.duration import Duration
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.core.trigger import Interval
 from agent_pipelines.engine.timekeeper import Timekeeper
@@ -146,7 +147,7 @@ def decisions(server: Postgres, tasks: int, looks: int) -> dict[str, float]:
     migrate(database)
     clock = ManualClock()
     hub = Hub(database, clock)
-    every = Interval(every=f"{EVERY}s", overlap="parallel")
+    every = Interval(every=Duration(EVERY), overlap="parallel")
     spec = TaskSpec(name="x", application="many", intent="Tick", agent=AGENT, prompt=PROMPT, triggers=(every,))
     specs = [spec.model_copy(update={"name": f"t{number:05}"}) for number in range(tasks)]
     hub.registry.register_many(specs, Declared(agents=(AGENT,)), actor="benchmark")
