@@ -2,12 +2,12 @@
 
 import difflib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from agent_pipelines.components.declaration import Declaration
 from agent_pipelines.components.reading import Attributes, substitute, validate
 from agent_pipelines.components.resource import AgentResource, resource_key
 from agent_pipelines.components.scaffolding import AgentScaffolder
@@ -69,28 +69,10 @@ class AgentAttributes(Attributes):
 
 
 @dg.scaffold_with(AgentScaffolder)
-class Agent(dg.Component, dg.Resolvable, AgentSpec):
+class Agent(Declaration, AgentSpec):
     """A named agent that tasks run on: one kind of runtime, on one or more nodes."""
 
-    _source: Source = PrivateAttr(default=Source())
-
-    @property
-    def source(self) -> Source:
-        """Where the agent is declared."""
-        return self._source
-
-    def declared_in(self, file: Path, root: Path) -> None:
-        """Say where the agent is declared, for one made by plain Python code."""
-        if self._source.file is None:
-            self._source = Source(file, root)
-
-    @classmethod
-    def model(cls) -> type[BaseModel]:
-        return AgentAttributes
-
-    @classmethod
-    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "Agent":
-        return super().load(attributes or AgentAttributes(), context)
+    attributes = AgentAttributes
 
     @classmethod
     def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> "Agent":

@@ -2,13 +2,13 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, ClassVar
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field
 
 from agent_pipelines.components.agent import Agent
+from agent_pipelines.components.declaration import Declaration
 from agent_pipelines.components.reading import Attributes, substitute, validate
 from agent_pipelines.components.source import Source
 from agent_pipelines.core.declared_limits import LIMITS, DeclaredLimit, DeclaredLimits
@@ -36,28 +36,10 @@ class LimitsAttributes(Attributes):
     model_of: ClassVar[type[BaseModel]] = LimitsSpec
 
 
-class Limits(dg.Component, dg.Resolvable, LimitsSpec):
+class Limits(Declaration, LimitsSpec):
     """How much may happen at once, or in a length of time, in applications, agents, providers, tasks, nodes and resources."""
 
-    _source: Source = PrivateAttr(default=Source())
-
-    @property
-    def source(self) -> Source:
-        """Where the limits are declared."""
-        return self._source
-
-    def declared_in(self, file: Path, root: Path) -> None:
-        """Say where the limits are declared, for those made by plain Python code."""
-        if self._source.file is None:
-            self._source = Source(file, root)
-
-    @classmethod
-    def model(cls) -> type[BaseModel]:
-        return LimitsAttributes
-
-    @classmethod
-    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "Limits":
-        return super().load(attributes or LimitsAttributes(), context)
+    attributes = LimitsAttributes
 
     @classmethod
     def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> "Limits":

@@ -14,6 +14,7 @@ from agent_pipelines.components.asset import task_asset
 from agent_pipelines.components.batch.asset import merged_asset, shards_asset
 from agent_pipelines.components.batch.job import batch_jobs
 from agent_pipelines.components.claim import refuse_reserved_names
+from agent_pipelines.components.declaration import Declaration
 from agent_pipelines.components.job import job_name, task_job
 from agent_pipelines.components.outcome import DEGRADED_CHECK, SCHEMA_CHECK
 from agent_pipelines.components.reading import Attributes, substitute, validate
@@ -39,7 +40,7 @@ class TaskAttributes(Attributes):
 
 
 @dg.scaffold_with(TaskScaffolder)
-class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
+class AgentTask(Declaration, TaskSpec):
     """A task for an agent: what it is asked, when, and what must come back.
 
     It becomes an asset with its checks, a job, schedules and sensors. In YAML the name defaults to that of the folder and
@@ -47,19 +48,10 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
     are templates of ours: prompt, system, deduplicate_by, cache.key, variables and the key of a batch.
     """
 
-    _source: Source = PrivateAttr(default=Source())
+    attributes = TaskAttributes
+
     _agent: Agent | None = PrivateAttr(default=None)
     _followers: tuple[TaskSpec, ...] = PrivateAttr(default=())
-
-    @property
-    def source(self) -> Source:
-        """Where the task is declared."""
-        return self._source
-
-    def declared_in(self, file: Path, root: Path) -> None:
-        """Say where the task is declared, for one made by plain Python code."""
-        if self._source.file is None:
-            self._source = Source(file, root)
 
     def followed_by(self, followers: Sequence[TaskSpec]) -> None:
         """Say which tasks come after this one and have to be finished within a time."""
@@ -69,14 +61,6 @@ class AgentTask(dg.Component, dg.Resolvable, TaskSpec):
     def own_agent(self) -> Agent | None:
         """The agent that is declared with the task, as for a Python function."""
         return self._agent
-
-    @classmethod
-    def model(cls) -> type[BaseModel]:
-        return TaskAttributes
-
-    @classmethod
-    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "AgentTask":
-        return super().load(attributes or TaskAttributes(), context)
 
     @classmethod
     def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> "AgentTask":
