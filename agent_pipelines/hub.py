@@ -201,9 +201,9 @@ class Hub:
     def batches(self) -> Batches:
         return self.ledger.batches
 
-    @cached_property
+    @property
     def batch_results(self) -> BatchResults:
-        return BatchResults()
+        return self.ledger.batch_results
 
     @cached_property
     def batch_dispatcher(self) -> Dispatcher:

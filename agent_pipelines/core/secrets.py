@@ -15,6 +15,7 @@ _SHAPES = re.compile(
     (?<=\bbearer\s)(?=\S*\d)[a-z0-9._~+/=-]{12,}
     | (?<=\bbasic\s)(?=\S*[\d=])[a-z0-9+/=]{12,}
     | \bsk-[a-z0-9_-]{8,}
+    | \bapcb-[a-z0-9_-]{20,}
     | \b(?:gh[pousr]|xox[baprs]|glpat|AIza|AKIA)[-_]?[a-z0-9-]{12,}
     | (?<=://)[^\s/:@]*:[^\s/@]+(?=@)
     | \beyJ[a-z0-9_-]{8,}\.[a-z0-9_-]{8,}\.[a-z0-9_-]*
@@ -24,7 +25,7 @@ _SHAPES = re.compile(
 
 # One of these is in whatever has such a shape: to look for them takes a fraction of the time.
 _HINTS = (
-    *("bearer", "basic", "sk-", "ghp", "gho", "ghu", "ghs", "ghr", "xox", "glpat", "aiza", "akia"),
+    *("bearer", "basic", "sk-", "apcb-", "ghp", "gho", "ghu", "ghs", "ghr", "xox", "glpat", "aiza", "akia"),
     *("://", "eyj", "-----begin"),
 )
 

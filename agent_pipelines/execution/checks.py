@@ -1,17 +1,15 @@
 """The user's own tests of a result, and the gate in front of an execution."""
 
 import asyncio
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import JsonValue
 
-from agent_pipelines.core.errors import DefinitionError
 from agent_pipelines.core.execution import CheckResult
 from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.task import TaskSpec
+from agent_pipelines.execution.function import load_function
 from agent_pipelines.ledger.recordable import recordable_text
 
 
@@ -55,29 +53,16 @@ Gate = Callable[[Invocation], object]
 def load_checks(spec: TaskSpec) -> tuple[Check, ...]:
     """Import the checks of a task. Raises DefinitionError naming the one that cannot be imported."""
     return tuple(
-        Check(check.name, check.blocking, _import(check.python, f"checks[{index}].python"))
+        Check(check.name, check.blocking, load_function(check.python, f"checks[{index}].python"))
         for index, check in enumerate(spec.checks)
     )
 
 
 def load_gate(spec: TaskSpec) -> Gate | None:
     """Import the gate of a task. Raises DefinitionError if it cannot be imported."""
-    return None if spec.gate is None else _import(spec.gate, "gate")
+    return None if spec.gate is None else load_function(spec.gate, "gate")
 
 
 async def run_checks(checks: Sequence[Check], output: JsonValue, invocation: Invocation) -> tuple[CheckResult, ...]:
     """Run checks one after the other, outside the event loop."""
     return tuple([await asyncio.to_thread(check.run, output, invocation) for check in checks])
-
-
-def _import(reference: str, field: str) -> Callable[..., Any]:
-    module_name, _, name = reference.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise DefinitionError(
-            f"{reference!r} cannot be imported ({error})", field=field, fix="Write `module:function` of an importable module"
-        ) from None
-    if not callable(found):
-        raise DefinitionError(f"{reference!r} is not a function", field=field, fix="Write `module:function`")
-    return found

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from agent_pipelines.core.clock import Clock, isoformat
-from agent_pipelines.core.errors import ErrorClass, RuntimeFailure
+from agent_pipelines.core.errors import RuntimeFailure
 from agent_pipelines.core.event import Final
 from agent_pipelines.core.execution import Degraded, ExecutionResult
 from agent_pipelines.core.invocation import Origin
@@ -14,6 +14,7 @@ from agent_pipelines.engine.demand import TRIGGER
 from agent_pipelines.engine.ticks import Ticks
 from agent_pipelines.execution.checks import run_checks
 from agent_pipelines.execution.output import read_output
+from agent_pipelines.execution.retry import may_be_at_work
 from agent_pipelines.execution.settle import Settler
 from agent_pipelines.execution.work import Failure, Work
 from agent_pipelines.governance.human_tasks import HumanTasks
@@ -56,7 +57,8 @@ class Degrading:
             case "human":
                 return await self.settler.fail(work, failure, last_attempt, lambda c: self._ask(c, work, failure))
             case "task":
-                if _may_be_at_work(work, failure) or await self._may_have_acted(work):
+                cancels = work.agent.capabilities.cancels
+                if may_be_at_work(work.spec.retry, failure.error_class, cancels=cancels) or await self._may_have_acted(work):
                     return None
                 path = work.spec.resolve(step.task or "")
                 return await self.settler.fail(work, failure, last_attempt, lambda c: self._request(c, work, path))
@@ -138,14 +140,6 @@ class Degrading:
             inputs={"variables": recordable(work.invocation.variables), "degraded_execution": work.stored.id},
         )
         return Degraded.TASK, f"task {path} was requested instead, tick {tick.id}"
-
-
-def _may_be_at_work(work: Work, failure: Failure) -> bool:
-    """Whether what the agent was asked for may be done yet, so that doing it elsewhere could double it."""
-    if work.spec.retry.idempotent:
-        return False
-    ends = work.agent.capabilities.cancels
-    return failure.error_class is ErrorClass.UNKNOWN_OUTCOME or (failure.error_class is ErrorClass.TIMEOUT and not ends)
 
 
 def _words(failure: Failure) -> str:

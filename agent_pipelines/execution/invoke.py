@@ -11,14 +11,13 @@ from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.event import Handle, Question
 from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.invocation import Callback
-from agent_pipelines.core.secrets import redactor
 from agent_pipelines.execution.arrived import answers_to
 from agent_pipelines.execution.attempt import Attempting
 from agent_pipelines.execution.attempt_span import add_attempt
 from agent_pipelines.execution.compose import Composing
 from agent_pipelines.execution.pricing import price
 from agent_pipelines.execution.recorder import Recorder
-from agent_pipelines.execution.retry import Decision, decide
+from agent_pipelines.execution.retry import Decision, decide_for
 from agent_pipelines.execution.route import Router
 from agent_pipelines.execution.work import Failure, Success, Waiting, Work
 from agent_pipelines.governance.human_tasks import HumanTasks
@@ -69,7 +68,7 @@ class Invoker:
                 return outcome, self._ended(work, recorder, started_at, "succeeded", None, None)
             if isinstance(outcome, Waiting):
                 return outcome, self._waits(work, recorder, started_at, outcome)
-            decision = self._decide(work, outcome)
+            decision = decide_for(work, outcome, self.clock.now())
             work.inner_tries += outcome.tries - 1
             place = await self._fallback(work, outcome, decision)
             if place is not None:
@@ -233,22 +232,6 @@ class Invoker:
             node=work.place.node.name,
         )
 
-    def _decide(self, work: Work, failure: Failure) -> Decision:
-        if failure.may_repeat:
-            return Decision(0.0, f"repeated: {failure.message}")
-        capabilities = work.place.agent.capabilities
-        return decide(
-            work.spec.retry,
-            failure.error_class,
-            attempt=work.tries - work.tries_before,
-            inner=work.inner_tries + failure.tries - 1,
-            remaining=work.remaining(self.clock.now()),
-            retry_after=failure.retry_after,
-            repeatable=capabilities.honours_idempotency_key,
-            cancels=capabilities.cancels,
-            seed=work.stored.id,
-        )
-
     def _ended(
         self,
         work: Work,
@@ -287,8 +270,7 @@ class Invoker:
 
 
 def _callback() -> Callback:
-    token = secrets.token_urlsafe(32)
-    redactor.register(token)
+    token = f"apcb-{secrets.token_urlsafe(32)}"  # a shape that every process knows as a secret
     wait_id = new_id()
     return Callback(wait_id=wait_id, path=f"/api/v1/waits/{wait_id}/callback", token=SecretStr(token))
 

@@ -3,8 +3,10 @@
 import random
 from dataclasses import dataclass
 
+from agent_pipelines.core.clock import Microseconds
 from agent_pipelines.core.errors import ErrorClass
 from agent_pipelines.core.task import RetrySpec
+from agent_pipelines.execution.work import Failure, Work
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,34 @@ class Decision:
     delay: float | None
     reason: str
     may_move: bool = True
+
+
+def may_be_at_work(policy: RetrySpec, error_class: ErrorClass, *, cancels: bool) -> bool:
+    """Whether what the agent was asked for may be done yet, so that doing it elsewhere could double it.
+
+    What this runtime does once for a key, another one does again.
+    """
+    if policy.idempotent:
+        return False
+    return error_class is ErrorClass.UNKNOWN_OUTCOME or (error_class is ErrorClass.TIMEOUT and not cancels)
+
+
+def decide_for(work: Work, failure: Failure, now: Microseconds) -> Decision:
+    """Decide about the attempt of a work that has just failed."""
+    if failure.may_repeat:
+        return Decision(0.0, f"repeated: {failure.message}")
+    capabilities = work.place.agent.capabilities
+    return decide(
+        work.spec.retry,
+        failure.error_class,
+        attempt=work.tries - work.tries_before,
+        inner=work.inner_tries + failure.tries - 1,
+        remaining=work.remaining(now),
+        retry_after=failure.retry_after,
+        repeatable=capabilities.honours_idempotency_key,
+        cancels=capabilities.cancels,
+        seed=work.stored.id,
+    )
 
 
 def decide(
@@ -37,10 +67,7 @@ def decide(
     made by itself; they count. `repeatable` says that the runtime acts once on a
     repeated idempotency key, `cancels` that ending an attempt ended its work. The jitter is a function of `seed`.
     """
-    # What this runtime does once for a key, another one does again.
-    may_move = policy.idempotent or not (
-        error_class is ErrorClass.UNKNOWN_OUTCOME or (error_class is ErrorClass.TIMEOUT and not cancels)
-    )
+    may_move = not may_be_at_work(policy, error_class, cancels=cancels)
     policy = policy.of(error_class)
     repeatable = repeatable or policy.idempotent
 

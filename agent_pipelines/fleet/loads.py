@@ -63,11 +63,10 @@ class Loads:
                 insert_new(connection, node_loads, {**row, "beat_at": now})
         connection.execute(sa.delete(node_loads).where(node_loads.c.agent == agent, node_loads.c.beat_at < now - STALE))
 
-    def others(self, connection: sa.Connection, agent: str, process: str | None = None) -> Mapping[str, int]:
+    def others(self, connection: sa.Connection, agent: str, process: str) -> Mapping[str, int]:
         """Attempts that run on the nodes of an agent, by node, but for those of a process."""
-        query = sa.select(node_loads.c.node, sa.func.sum(node_loads.c.in_flight)).where(node_loads.c.agent == agent)
-        if process is not None:
-            query = query.where(node_loads.c.process != process)
+        query = sa.select(node_loads.c.node, sa.func.sum(node_loads.c.in_flight))
+        query = query.where(node_loads.c.agent == agent, node_loads.c.process != process)
         rows = connection.execute(query.where(self._is_fresh()).group_by(node_loads.c.node)).all()
         return {node: int(count) for node, count in rows}
 

@@ -1,6 +1,6 @@
 """Times in which an agent was not available: none of its nodes could take anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict
@@ -42,8 +42,3 @@ class Outages:
         """The outages that last, by agent."""
         query = sa.select(agent_outages).where(agent_outages.c.ended_at.is_(None)).order_by(agent_outages.c.seq)
         return {row["agent"]: Outage.model_validate(row) for row in connection.execute(query).mappings()}
-
-    def of(self, connection: sa.Connection, agent: str, *, limit: int = 20) -> Sequence[Outage]:
-        """The outages of an agent, newest first."""
-        query = sa.select(agent_outages).where(agent_outages.c.agent == agent).order_by(agent_outages.c.seq.desc())
-        return [Outage.model_validate(row) for row in connection.execute(query.limit(limit)).mappings()]

@@ -160,6 +160,7 @@ class Attempts:
                 "retry_decision": each.retry_decision,
                 "retry_delay_us": None if each.retry_delay is None else round(each.retry_delay * 1_000_000),
                 "error_status": each.error_status,
+                "runtime_tries": each.runtime_tries,
                 **{name: getattr(each.usage, name) for name in _USAGE},
                 **error_columns(each.error),
             }

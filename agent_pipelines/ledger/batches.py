@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from agent_pipelines.core.batch import ENDED_BATCH, ENDED_SHARD, BatchStatus, ShardStatus
 from agent_pipelines.core.clock import Clock, Microseconds
 from agent_pipelines.core.errors import IllegalTransition
-from agent_pipelines.core.ids import dashed, new_id
+from agent_pipelines.core.ids import ids_beginning, new_id
 from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.of_task import OfTask
 from agent_pipelines.core.task import TaskKey
@@ -181,11 +181,10 @@ class Batches:
 
     def find(self, connection: sa.Connection, prefix: str, *, workspace: str = "default", limit: int = 5) -> Sequence[Batch]:
         """Batches whose id begins so, with or without its dashes, oldest first."""
-        digits = prefix.replace("-", "").lower()
-        if not 0 < len(digits) <= 32 or set(digits) - set("0123456789abcdef"):
+        ids = ids_beginning(prefix)
+        if ids is None:
             return []
-        first, last = (dashed(digits.ljust(32, fill)) for fill in "0f")
-        query = sa.select(batches).where(batches.c.workspace == workspace, batches.c.id.between(first, last))
+        query = sa.select(batches).where(batches.c.workspace == workspace, batches.c.id.between(*ids))
         return [Batch.model_validate(row) for row in connection.execute(query.order_by(batches.c.id).limit(limit)).mappings()]
 
     def live(self, connection: sa.Connection) -> Sequence[Batch]:
@@ -209,7 +208,6 @@ class Batches:
         application: str | None = None,
         task: str | None = None,
         status: BatchStatus | None = None,
-        live_only: bool = False,
         before: int | None = None,
         limit: int = 50,
     ) -> Sequence[Batch]:
@@ -218,8 +216,6 @@ class Batches:
         words = None if status is None else str(status)
         wanted: dict[sa.ColumnElement[Any], object] = {c.application: application, c.task: task, c.status: words}
         query = sa.select(batches).where(c.workspace == workspace, *equal(wanted), *within(c.seq, None, before))
-        if live_only:
-            query = query.where(c.finished_at.is_(None))
         rows = connection.execute(query.order_by(c.seq.desc()).limit(limit)).mappings()
         return [Batch.model_validate(row) for row in rows]
 
@@ -264,23 +260,11 @@ class Batches:
         query = query.where(*equal({c.status: None if status is None else str(status)})).order_by(c.number).limit(limit)
         return [Shard.model_validate(row) for row in connection.execute(query).mappings()]
 
-    def of_run(self, connection: sa.Connection, run_id: str) -> Sequence[Shard]:
-        """Shards that a run works on or has ended."""
-        query = sa.select(*_OF_SHARD).where(batch_shards.c.run_id == run_id)
-        rows = connection.execute(query.order_by(batch_shards.c.batch_id, batch_shards.c.number)).mappings()
-        return [Shard.model_validate(row) for row in rows]
-
     def items(self, connection: sa.Connection, batch_id: str, number: int) -> bytes | None:
         """The items of a shard as they were kept when it was split, None if they are read from their source."""
         query = sa.select(batch_shards.c["items"]).where(batch_shards.c.batch_id == batch_id, batch_shards.c.number == number)
         found = connection.execute(query).scalar()
         return None if found is None else bytes(found)
-
-    def stale(self, connection: sa.Connection, *, beat_before: Microseconds, limit: int = 1_000) -> Sequence[Shard]:
-        """Shards that are worked on by a run that has said nothing since before an instant."""
-        running = (sa.text("status = 'running'"), batch_shards.c.beat_at < beat_before)
-        query = sa.select(*_OF_SHARD).where(*running).order_by(batch_shards.c.beat_at).limit(limit)
-        return [Shard.model_validate(row) for row in connection.execute(query).mappings()]
 
     def claim(
         self,
@@ -360,15 +344,6 @@ class Batches:
         open_ones = connection.execute(sa.select(sa.func.count()).where(c.batch_id == batch_id, ~ended)).scalar_one()
         batch = self.get(connection, batch_id)
         return batch is not None and batch.status in (BatchStatus.RUNNING, BatchStatus.MERGING) and open_ones == 0
-
-    def to_merge(self, connection: sa.Connection, *, limit: int = 100) -> Sequence[Batch]:
-        """Batches whose shards have all ended and which are not merged, oldest first."""
-        unended = sa.exists().where(
-            batch_shards.c.batch_id == batches.c.id, batch_shards.c.status.not_in([str(status) for status in ENDED_SHARD])
-        )
-        waiting = batches.c.status.in_([str(BatchStatus.RUNNING), str(BatchStatus.MERGING)])
-        query = sa.select(batches).where(batches.c.finished_at.is_(None), waiting, ~unended).order_by(batches.c.seq).limit(limit)
-        return [Batch.model_validate(row) for row in connection.execute(query).mappings()]
 
     def begin_merge(self, connection: sa.Connection, batch_id: str) -> Batch:
         """Record that the results of a batch are merged; again, if the process died that did it.

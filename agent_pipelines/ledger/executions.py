@@ -489,7 +489,7 @@ class Executions:
 
     def of_run(self, connection: sa.Connection, run_id: str, task: TaskKey) -> StoredExecution | None:
         """The newest execution of a task that a Dagster run admitted or resumed; items of batches are left out."""
-        return self._first(connection, executions.c.run_id == run_id, _of_task(task), executions.c.batch_id.is_(None))
+        return self._first(connection, executions.c.run_id == run_id, _of_task(task), _WHOLE)
 
     def of_key(self, connection: sa.Connection, idempotency_key: str) -> StoredExecution | None:
         """The execution of an invocation, by its key."""
@@ -536,7 +536,7 @@ class Executions:
             executions.c.status == str(Status.FAILED),
             executions.c.job == job,
             executions.c.created_at >= since,
-            executions.c.batch_id.is_(None),
+            _WHOLE,
             ~recovered,
         )
         after, _ = search.bounds(connection, since, None, None)
@@ -550,24 +550,25 @@ class Executions:
     def latest_success(self, connection: sa.Connection, task: TaskKey) -> StoredExecution | None:
         """The newest execution of a task that succeeded; items of batches are left out, the batch's own execution is not."""
         succeeded = executions.c.status == str(Status.SUCCEEDED)
-        return self._first(connection, _of_task(task), succeeded, executions.c.batch_id.is_(None))
+        return self._first(connection, _of_task(task), succeeded, _WHOLE)
 
     def fresh_success(self, connection: sa.Connection, task: TaskKey, *, finished_from: Microseconds) -> StoredExecution | None:
         """The newest success of a task that is what was asked for, and that ended at or after an instant."""
         succeeded = (executions.c.status == str(Status.SUCCEEDED), executions.c.degraded.is_(None))
-        return self._first(connection, _of_task(task), *succeeded, executions.c.finished_at >= finished_from)
+        return self._first(connection, _of_task(task), _WHOLE, *succeeded, executions.c.finished_at >= finished_from)
 
     def usual_duration(self, connection: sa.Connection, task: TaskKey, *, of: int = 20) -> float | None:
         """The median of how long the newest successes of a task took, in seconds; None if there is none."""
         c = executions.c
         succeeded = (c.status == str(Status.SUCCEEDED), c.degraded.is_(None), c.cached_from.is_(None))
-        query = sa.select(c.finished_at - c.created_at).where(_of_task(task), *succeeded).order_by(c.seq.desc()).limit(of)
+        query = sa.select(c.finished_at - c.created_at).where(_of_task(task), _WHOLE, *succeeded)
+        query = query.order_by(c.seq.desc()).limit(of)
         taken = list(connection.execute(query).scalars())
         return max(0.0, median(taken) / 1_000_000) if taken else None
 
     def running(self, connection: sa.Connection, *, created_before: Microseconds, limit: int = 500) -> Sequence[StoredExecution]:
         """Executions that run since before an instant, oldest first; items of batches are left out, their shards are watched."""
-        running = (executions.c.status == str(Status.RUNNING), executions.c.batch_id.is_(None))
+        running = (executions.c.status == str(Status.RUNNING), _WHOLE)
         query = sa.select(executions).where(*running, executions.c.created_at < created_before)
         return [
             StoredExecution.model_validate(row)
@@ -587,9 +588,7 @@ class Executions:
         live = executions.c.status.in_([str(Status.RUNNING), str(Status.WAITING)])
         return [
             Unfinished((workspace, application, task), *others)
-            for workspace, application, task, *others in connection.execute(
-                sa.select(*columns).where(live, executions.c.batch_id.is_(None))
-            ).all()
+            for workspace, application, task, *others in connection.execute(sa.select(*columns).where(live, _WHOLE)).all()
         ]
 
     def cancel(self, connection: sa.Connection, execution_id: str, reason: str) -> bool:
@@ -758,6 +757,9 @@ def _given(invocation: Invocation, trimmed: Sequence[str]) -> dict[str, Any]:
         "session_id": invocation.session_id,
         "trimmed": list(trimmed) or None,
     }
+
+
+_WHOLE = executions.c.batch_id.is_(None)  # no item of a batch
 
 
 def _of_task(task: TaskKey) -> sa.ColumnElement[bool]:

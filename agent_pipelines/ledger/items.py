@@ -60,7 +60,7 @@ class BegunAttempt:
 
 @dataclass(frozen=True, slots=True)
 class EndedAttempt:
-    """How an attempt ended; `retry_delay` is in seconds."""
+    """How an attempt ended; `retry_delay` is in seconds, `runtime_tries` how often the runtime itself has tried meanwhile."""
 
     id: str
     attempt: int
@@ -73,6 +73,7 @@ class EndedAttempt:
     error_status: int | None = None
     retry_decision: str | None = None
     retry_delay: float | None = None
+    runtime_tries: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,7 +259,7 @@ def test_a_conversation_stays_on_its_node(hub: Hub) -> None:
 def test_what_a_process_holds_is_forgotten_when_it_has_ended_its_work(hub: Hub) -> None:
     asyncio.run(run_many(hub, fleet_of(Serving(), Serving(), capacity=2), 6, 4))
     with hub.database.reading() as connection:
-        assert hub.fleet.loads.others(connection, "worker") == {}
+        assert hub.fleet.loads.others(connection, "worker", "nobody") == {}
         assert sum(node.placed for node in hub.fleet.nodes.of(connection, "worker")) == 6
 
 

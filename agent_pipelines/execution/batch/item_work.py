@@ -25,7 +25,7 @@ from agent_pipelines.execution.batch.slots import Slot
 from agent_pipelines.execution.batch.writer import GroupWriter, ShardLost
 from agent_pipelines.execution.checks import Check
 from agent_pipelines.execution.pricing import price
-from agent_pipelines.execution.retry import Decision, decide
+from agent_pipelines.execution.retry import Decision, decide_for
 from agent_pipelines.execution.work import Failure, Success, Waiting, Work
 from agent_pipelines.ledger.items import BegunAttempt, BegunItem, EndedAttempt, EndedItem, ItemsOf, Standing
 from agent_pipelines.ledger.recordable import recordable
@@ -161,7 +161,7 @@ class ItemWorker:
                 self.writer.hand_in()
                 raise
             work.journal_seq = recorder.seq
-            decision = None if isinstance(outcome, Success) else self._decide(work, outcome)
+            decision = None if isinstance(outcome, Success) else decide_for(work, outcome, self.nouns.clock.now())
             status = "succeeded" if decision is None else "failed"
             self._put_attempt(work, recorder, spent, started_at, status, outcome, decision)
             if decision is None or decision.delay is None:
@@ -169,6 +169,7 @@ class ItemWorker:
                 await self.writer.put()
                 return outcome
             assert isinstance(outcome, Failure)
+            work.inner_tries += outcome.tries - 1
             await self._until_retry(work, fed, spent, outcome, decision.delay, slot)
 
     async def _ask(self, work: Work, recorder: ItemRecorder, slot: Slot) -> Success | Failure:
@@ -268,19 +269,6 @@ class ItemWorker:
             writer=self.writer,
         )
 
-    def _decide(self, work: Work, failure: Failure) -> Decision:
-        capabilities = work.place.agent.capabilities
-        return decide(
-            self.spec.retry,
-            failure.error_class,
-            attempt=work.tries,
-            remaining=work.remaining(self.nouns.clock.now()),
-            retry_after=failure.retry_after,
-            repeatable=capabilities.honours_idempotency_key,
-            cancels=capabilities.cancels,
-            seed=work.stored.id,
-        )
-
     def _put_begun(self, work: Work, fed: Fed, trimmed: Sequence[str], *, is_asked: bool) -> None:
         stored = work.stored
         agent = work.place.agent.name if is_asked else work.agent.name
@@ -341,6 +329,7 @@ class ItemWorker:
                 None if failure is None else failure.status,
                 None if decision is None else decision.reason,
                 None if decision is None else decision.delay,
+                recorder.final.tries if recorder.final is not None else None if failure is None else failure.tries,
             )
         )
 

@@ -13,7 +13,7 @@ from agent_pipelines.core.errors import ErrorClass, ExecutionFailed, Stage
 from agent_pipelines.core.execution import ExecutionResult, RunRef, Status
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.execution.batch.nouns import BatchNouns
-from agent_pipelines.execution.batch.sources import load_function
+from agent_pipelines.execution.function import load_function
 from agent_pipelines.ledger.batch_results import ItemResult
 from agent_pipelines.ledger.batches import Batch
 from agent_pipelines.ledger.stored import StoredExecution

@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -18,11 +18,11 @@ from agent_pipelines.core.errors import DefinitionError, MissingExtraError
 from agent_pipelines.core.invocation import Invocation
 from agent_pipelines.core.task import TaskSpec
 from agent_pipelines.execution.batch.item import Item
+from agent_pipelines.execution.function import load_function
 from agent_pipelines.runtimes.fleet import Agent
 from agent_pipelines.store.query import rows_of
 
 _LONGEST_FIELD = 16 * 1_024 * 1_024  # characters; a quote that is never closed must not take in the rest of a large file
-_HASHED_AT_ONCE = 1_024 * 1_024
 
 Fingerprint = dict[str, JsonValue]
 """What tells one content of a source from another."""
@@ -80,11 +80,8 @@ class FileSource(Source):
         return {"size": found.st_size, "modified_ns": found.st_mtime_ns}
 
     def _digest(self) -> str:
-        digest = hashlib.sha256()
         with self.path.open("rb") as file:
-            while piece := file.read(_HASHED_AT_ONCE):
-                digest.update(piece)
-        return digest.hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Lines:
@@ -280,19 +277,6 @@ def open_source(spec: TaskSpec, base: Invocation, agents: Sequence[Agent], direc
 def key_of(batch: BatchSpec) -> str | None:
     """The field or template that names the items of a batch."""
     return "{{ item.agent }}/{{ item.node }}" if batch.form == "broadcast" else batch.key
-
-
-def load_function(reference: str, field: str) -> Callable[..., Any]:
-    """Import a function that a batch names. Raises DefinitionError if it cannot be imported."""
-    module_name, _, name = reference.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        fix = "Write `module:function` of an importable module"
-        raise DefinitionError(f"{reference!r} cannot be imported ({error})", field=field, fix=fix) from None
-    if not callable(found):
-        raise DefinitionError(f"{reference!r} is not a function", field=field, fix="Write `module:function`")
-    return found
 
 
 def _file(path: Path) -> FileSource:

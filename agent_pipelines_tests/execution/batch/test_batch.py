@@ -13,10 +13,9 @@ from agent_pipelines.core.clock import ManualClock
 from agent_pipelines.core.errors import IllegalTransition, StorageError
 from agent_pipelines.core.event import AgentEvent, Final
 from agent_pipelines.core.execution import RunRef, Status
-from agent_pipelines.core.ids import new_id
 from agent_pipelines.core.invocation import Invocation
-from agent_pipelines.execution.batch.control import BatchControl
 from agent_pipelines.execution.batch.shard import LOST_AFTER
+from agent_pipelines.execution.batch.verbs import NotPossible
 from agent_pipelines.execution.checks import load_checks
 from agent_pipelines.ledger.batch_results import ItemResult
 from agent_pipelines.ledger.batches import NewShard
@@ -151,14 +150,15 @@ def test_a_reopened_batch_does_only_what_failed(batching: Batching, clock: Manua
     batching.merge(task, split.batch.id)
     batching.echo.bad, batching.echo.asked = set(), []
     clock.time += 1
-    batch = asyncio.run(BatchControl(batching.nouns).reopen(split.batch.id, run=RunRef(run_id=new_id())))
-    assert batch.status is BatchStatus.RUNNING
-    assert [batching.work(task, batch.id, number).shard is not None for number in range(3)] == [True, False, True]
+    assert batching.hub.batch_verbs.rerun_failed(split.batch.id, actor="kim") == 2
+    batch_id = split.batch.id
+    assert batching.progress(batch_id).status is BatchStatus.RUNNING
+    assert [batching.work(task, batch_id, number).shard is not None for number in range(3)] == [True, False, True]
     assert batching.echo.asked == ["i3", "i21"]
-    progress = batching.progress(batch.id)
+    progress = batching.progress(batch_id)
     assert (progress.done, progress.failed, progress.cost_usd) == (25, 0, 12.5)
-    assert batching.merge(task, batch.id).output == [f"say {number}" for number in range(25)]
-    (result,) = [each for each in batching.results(batch.id) if each.item == "i3"]
+    assert batching.merge(task, batch_id).output == [f"say {number}" for number in range(25)]
+    (result,) = [each for each in batching.results(batch_id) if each.item == "i3"]
     assert result.attempts == 3
 
 
@@ -244,13 +244,12 @@ def test_a_cancelled_batch_stops_and_can_go_on(batching: Batching, clock: Manual
     split = batching.split(task)
     assert split.batch is not None
     batch_id = split.batch.id
-    control = BatchControl(batching.nouns)
+    verbs = batching.hub.batch_verbs
 
     async def cancelled() -> Any:
         working = asyncio.ensure_future(batching.worker(task).work(batch_id, 0))
         await batching.echo.hanging.wait()
-        batch = await control.cancel(batch_id, "no longer wanted")
-        assert batch is not None
+        await asyncio.to_thread(verbs.cancel, batch_id, actor="kim", reason="no longer wanted")
         return await working
 
     outcome = asyncio.run(cancelled())
@@ -260,11 +259,12 @@ def test_a_cancelled_batch_stops_and_can_go_on(batching: Batching, clock: Manual
     assert progress.status is BatchStatus.CANCELLED
     assert progress.shards == {ShardStatus.CANCELLED: 3}
     assert "running" not in batching.statuses(batch_id)
-    assert asyncio.run(control.cancel(batch_id, "again")) is None
+    with pytest.raises(NotPossible, match="has ended"):
+        verbs.cancel(batch_id, actor="kim")
     write(batching.directory, ["a", "look", "b"] + [f"say {number}" for number in range(20)])
     clock.time += 1
-    batch = asyncio.run(control.reopen(batch_id, run=RunRef(run_id=new_id())))
-    refused = batching.work(task, batch.id).shard
+    assert verbs.resume(batch_id, actor="kim") == 3
+    refused = batching.work(task, batch_id).shard
     assert refused is not None
     assert refused.status is ShardStatus.FAILED
     assert refused.reason is not None
@@ -437,8 +437,6 @@ def test_a_batch_of_nothing_is_merged_to_nothing(batching: Batching) -> None:
     write(batching.directory, [])
     split = batching.split(spec())
     assert split.batch is not None
-    with batching.hub.database.reading() as connection:
-        assert [each.id for each in batching.hub.ledger.batches.to_merge(connection)] == [split.batch.id]
     assert batching.merge(spec(), split.batch.id).output == []
 
 
